@@ -1,0 +1,317 @@
+"""The Python interface: run a grid, plan it, list what there is, read records back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import RecordsError, UsageError
+from harness.planning import Precision, RunPlan, build_plan
+from harness.progress import NoProgress, Progress
+from harness.request import Asked
+from harness.types import JSONValue, Kind, ResultRecord, SummaryRecord, View
+from harness.weights import WeightsChoice, parse_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.catalog import Catalog, CatalogRow
+    from harness.engine import RunOptions
+    from harness.entries import SummaryEntry
+    from harness.forward import Counters
+    from harness.manager import HarnessManager
+    from harness.protocols import Outcomes
+    from harness.walk import Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Where names come from: plugins and registry files.
+
+    ``registry_files`` are read after the packaged one; ``block`` names plugins to leave out; ``plugins`` are further
+    (name, module or object) pairs; ``strict`` makes the first broken plugin an error.
+    """
+
+    registry_files: Sequence[Path | str] = ()
+    block: Sequence[str] = ()
+    plugins: Sequence[tuple[str, object]] = ()
+    strict: bool = False
+
+    def open(self) -> Workbench:
+        """Load plugins and registry files."""
+        from harness.catalog import build_catalog
+        from harness.manager import build_manager
+
+        manager = build_manager(extra=tuple(self.plugins), block=tuple(self.block), strict=self.strict)
+        catalog = build_catalog(manager, registry_files=tuple(Path(file) for file in self.registry_files))
+        return Workbench(manager=manager, catalog=catalog)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """Loaded plugins and registry, ready to plan and run."""
+
+    manager: HarnessManager
+    catalog: Catalog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run gave, in the order of the plan.
+
+    ``records`` hold every cell that has a number or a reason why it has none, ``reused`` of them from before.
+    ``failures`` are cells without a record. ``path`` is the output folder, with outcomes per image.
+    """
+
+    records: tuple[ResultRecord, ...]
+    summaries: tuple[SummaryRecord, ...]
+    failures: tuple[Failure, ...]
+    counters: Counters
+    path: Path
+    reused: int
+    headlines: Mapping[str, str] = field(default_factory=dict)
+    # Keeps the folder of a run without ``out`` alive as long as its result.
+    _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every cell has its record, 1 if some failed."""
+        return 1 if self.failures else 0
+
+    def get(self, **cell: JSONValue) -> ResultRecord:
+        """The one record whose cell has these values (``model="vit_b16", level=0.5``); KeyError otherwise."""
+        found = [r for r in self.records if all(r.cell.get(name) == value for name, value in cell.items())]
+        if len(found) != 1:
+            raise KeyError(f"{len(found)} of {len(self.records)} records match {cell}")
+        return found[0]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat mapping per measurement."""
+        from harness.report.tables import measurement_rows
+
+        return measurement_rows(self.records)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per measurement. Raises :class:`UsageError` where pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise UsageError("to_pandas() needs pandas", hint="pip install pandas, or use to_rows()") from error
+        return pd.DataFrame(self.to_rows())
+
+    def __repr__(self) -> str:
+        from harness.report.tables import record_tables, summary_tables
+        from harness.report.terminal import plain
+
+        tables = [*record_tables(self.records, self.headlines), *summary_tables(self.summaries)]
+        head = f"RunResult: {len(self.records)} records, {len(self.failures)} failed, in {self.path}"
+        return "\n\n".join([head, *(plain(table) for table in tables)])
+
+
+def run(
+    *,
+    model: object = None,
+    perturb: object = None,
+    probe: object = None,
+    dataset: object = None,
+    support_perturb: object = None,
+    suite: str | None = None,
+    weights: str | WeightsChoice = "pretrained",
+    data: str | Path | None = None,
+    split: str | None = None,
+    view: str | View | None = None,
+    seeds: Sequence[int] | None = None,
+    limit: int | float | str | None = None,
+    precision: Precision | None = None,
+    out: str | Path | None = None,
+    options: RunOptions | None = None,
+    setup: Setup | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run every combination of models, perturbations and probes, and return typed results.
+
+    ``model``, ``perturb``, ``probe`` and ``dataset`` each take a name in the command line's grammar
+    (``"patchdrop_random@0.5"``), an instance, or a list of such; a perturbation with its levels may be given as
+    ``(instance, [0.25, 0.5])``. What is not given comes from ``suite``, then from the registry's defaults.
+    ``out`` is a folder whose records are kept and reused; without one the result lives as long as the object.
+    No global state is changed and nothing exits.
+
+    Raises the subclasses of :class:`~harness.errors.HarnessError`; a cell that fails while others go on is listed in
+    ``failures`` instead.
+
+    >>> import harness
+    >>> result = harness.run(
+    ...     model="resnet18", weights="random", dataset="digits", probe="fewshot:shots=5", limit=20,
+    ...     view="resize=32,crop=32", options=harness.RunOptions(cache_dir=None),
+    ... )
+    >>> result.records[0].get("accuracy", shots=5).n
+    20
+    """
+    asked = _asked(
+        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision
+    )
+    return run_asked((setup or Setup()).open(), asked, out=out, options=options, progress=progress)
+
+
+def plan(
+    *,
+    model: object = None,
+    perturb: object = None,
+    probe: object = None,
+    dataset: object = None,
+    support_perturb: object = None,
+    suite: str | None = None,
+    weights: str | WeightsChoice = "pretrained",
+    data: str | Path | None = None,
+    split: str | None = None,
+    view: str | View | None = None,
+    seeds: Sequence[int] | None = None,
+    limit: int | float | str | None = None,
+    precision: Precision | None = None,
+    setup: Setup | None = None,
+) -> RunPlan:
+    """The cells and passes that :func:`run` with the same arguments would answer. Imports no torch.
+
+    >>> import harness
+    >>> plan = harness.plan(model="resnet18", weights="random", dataset="digits", probe="fewshot",
+    ...                     perturb="patchdrop_random@all")
+    >>> len(plan.cells), plan.passes[0].forwards_per_image
+    (11, 10)
+    """
+    asked = _asked(
+        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision
+    )
+    return plan_asked((setup or Setup()).open(), asked)
+
+
+def list_entries(kind: Kind, *, setup: Setup | None = None) -> list[CatalogRow]:
+    """Everything of one kind that can be named: entries of plugins and presets of registry files."""
+    return (setup or Setup()).open().catalog.rows(kind)
+
+
+def plan_asked(bench: Workbench, asked: Asked) -> RunPlan:
+    """:func:`plan` for arguments that are already gathered."""
+    return build_plan(bench.catalog, asked.resolve(bench.catalog), summaries=_summary_entries(bench))
+
+
+def run_asked(
+    bench: Workbench,
+    asked: Asked,
+    *,
+    out: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
+    options: RunOptions | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """:func:`run` for arguments that are already gathered. ``shard`` (i, n) counts from 1."""
+    whole = plan_asked(bench, asked)
+    part = whole if shard is None else whole.shard(shard[0] - 1, shard[1])
+    folder = None
+    if out is None:
+        folder = tempfile.TemporaryDirectory(prefix="harness-run-")
+        out = folder.name
+    from harness.engine import RunOptions, execute
+    from harness.records import RecordStore
+
+    notifier = bench.manager
+    progress = progress or NoProgress()
+    with RecordStore(out, shard=shard) as store:
+        before = store.keys()
+        store.write_plan(part.as_dict())
+        notifier.notify_run_started(part)
+        execution = execute(
+            part,
+            store,
+            options or RunOptions(),
+            progress=progress,
+            written=notifier.notify_record_written,
+        )
+        by_key = {record.key: record for record in store.records()}
+        summaries = derive_summaries(
+            bench, store.folder, [by_key[c.key] for c in part.cells if c.key in by_key], progress
+        )
+    result = RunResult(
+        records=tuple(by_key[cell.key] for cell in part.cells if cell.key in by_key),
+        summaries=tuple(summaries),
+        failures=tuple(execution.failures),
+        counters=execution.counters,
+        path=Path(out),
+        reused=sum(cell.key in before for cell in part.cells),
+        headlines=part.headlines,
+        _folder=folder,
+    )
+    notifier.notify_run_finished(result)
+    return result
+
+
+def derive_summaries(
+    bench: Workbench, folder: Path, shown: Sequence[ResultRecord], progress: Progress
+) -> list[SummaryRecord]:
+    """Derive every summary of all records in ``folder`` anew, write them, and return those about ``shown``.
+
+    A record whose outcomes are missing or damaged is left out with a note.
+    """
+    from harness.outcome_files import read_outcomes
+    from harness.records import load_records
+    from harness.summaries import summarise, write_summaries
+
+    def load(record: ResultRecord) -> Outcomes | None:
+        try:
+            return read_outcomes(folder, record.key).with_realised
+        except RecordsError as error:
+            progress.note(f"left out of the summaries: {error.message}")
+            return None
+
+    summaries = summarise(load_records(folder), load=load, entries=_summary_entries(bench))
+    write_summaries(folder / "summaries.jsonl", summaries)
+    keys = {record.key for record in shown}
+    return [summary for summary in summaries if keys.issuperset(summary.records)]
+
+
+def _summary_entries(bench: Workbench) -> list[SummaryEntry]:
+    from harness.entries import SummaryEntry
+
+    offered = [offer.entry for offer in bench.manager.entries("summary")]
+    return [entry for entry in offered if isinstance(entry, SummaryEntry)]
+
+
+def _asked(
+    model: object,
+    perturb: object,
+    probe: object,
+    dataset: object,
+    support_perturb: object,
+    suite: str | None,
+    weights: str | WeightsChoice,
+    data: str | Path | None,
+    split: str | None,
+    view: str | View | None,
+    seeds: Sequence[int] | None,
+    limit: int | float | str | None,
+    precision: Precision | None,
+) -> Asked:
+    return Asked(
+        models=_items(model),
+        perturbations=_items(perturb),
+        probes=_items(probe),
+        datasets=_items(dataset),
+        support_perturbations=_items(support_perturb),
+        suite=suite,
+        weights=parse_weights(weights) if isinstance(weights, str) else weights,
+        data=data,
+        split=split,
+        view=view,
+        seeds=seeds,
+        limit=limit,
+        precision=precision,
+    )
+
+
+def _items(given: object) -> tuple[object, ...]:
+    """One item or a list of items; a tuple is one item, a perturbation with its levels."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, list) else (given,)

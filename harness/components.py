@@ -1,0 +1,291 @@
+"""Names and instances alike, turned into components: a reference, the facts planning needs, and a way to build."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from harness.errors import CapabilityError, PluginError, UsageError
+from harness.grammar import parse_selector
+from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
+from harness.types import Capability, LevelSpec, ResolvedRef, Stage, View, WeightsInfo
+from harness.weights import WeightsChoice, identify
+
+if TYPE_CHECKING:
+    from harness.catalog import Catalog, Resolved
+
+AnyPerturbation = Perturbation | ModelPerturbation
+AttackTarget = Literal["head", "probe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelComponent:
+    """A model as planning sees it; ``build`` gives the model itself, on the CPU."""
+
+    ref: ResolvedRef
+    weights: WeightsInfo
+    view: View
+    label_space: str | None
+    capabilities: frozenset[Capability]
+    build: Callable[[], Model]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerturbationComponent:
+    """A perturbation with the levels it was asked at (``(None,)`` where it has no strength axis)."""
+
+    ref: ResolvedRef
+    levels: tuple[float | None, ...]
+    level: LevelSpec | None
+    stage: Stage
+    stochastic: bool
+    target: AttackTarget | None
+    needs: frozenset[Capability]
+    build: Callable[[], AnyPerturbation]
+    injected: Mapping[str, ModelComponent] = field(default_factory=dict)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether this is the clean pass, perturbation ``none``."""
+        return self.ref.use == CLEAN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeComponent:
+    """A probe as planning sees it."""
+
+    ref: ResolvedRef
+    learns: bool
+    compares: bool
+    stochastic: bool
+    needs: frozenset[Capability]
+    needs_label_space: bool
+    headline: str
+    build: Callable[[], Probe]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetComponent:
+    """A dataset, already open: its index is light, its pixels are not."""
+
+    ref: ResolvedRef
+    dataset: Dataset
+
+
+CLEAN = "none"
+"""The entry that leaves images as they are; the core's own."""
+
+
+def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> ModelComponent:
+    """A model by name (with ``weights``), or a :class:`~harness.protocols.Model` of the caller's.
+
+    Raises :class:`UsageError` for an object that is no model, naming :func:`harness.wrap` for a bare module.
+    """
+    if isinstance(item, str):
+        resolved = catalog.resolve("model", item)
+        entry = resolved.entry
+        embedded = None if resolved.tag else f"{entry.name}:{entry.version}"
+        identity = identify(weights, use=entry.name, tag=resolved.tag, embedded=embedded)
+        if resolved.view is None:
+            raise PluginError(f"model {item}: its entry gives no view")
+        return ModelComponent(
+            ref=resolved.ref,
+            weights=identity,
+            view=resolved.view,
+            label_space=resolved.label_space,
+            capabilities=resolved.capabilities,
+            build=lambda: _build_model(catalog, resolved, weights),
+        )
+    if not isinstance(item, Model):
+        raise UsageError(
+            f"model: a {type(item).__name__} is neither a name nor a model",
+            hint="wrap a bare nn.Module with harness.wrap(module, view=..., mean=..., std=..., label_space=...)",
+        )
+    info = item.info
+    return ModelComponent(
+        ref=_instance_ref("model", info.name, 1, {}, use=f"instance:{info.family}"),
+        weights=info.weights,
+        view=info.view,
+        label_space=info.label_space,
+        capabilities=info.capabilities,
+        build=lambda: item,
+    )
+
+
+def _build_model(catalog: Catalog, resolved: Resolved, weights: WeightsChoice) -> Model:
+    model = catalog.load_target(resolved.entry)(**resolved.arguments, weights=weights)
+    if not isinstance(model, Model):
+        raise PluginError(
+            f"model {resolved.ref.name}: {resolved.entry.target} built a {type(model).__name__}, no model"
+        )
+    return model
+
+
+def perturbation_component(catalog: Catalog, item: object) -> PerturbationComponent:
+    """A perturbation by its text (``patchdrop_random:grid=7@0.5``) or an instance, at the levels asked for.
+
+    Without ``@LEVEL`` a perturbation that has levels is run at all of its sweep.
+    """
+    if isinstance(item, str):
+        return _named_perturbation(catalog, item)
+    levels: tuple[float, ...] | None = None
+    if isinstance(item, tuple) and len(item) == 2:
+        item, given = item
+        levels = tuple(float(level) for level in given) if isinstance(given, list | tuple) else (float(given),)
+    if not isinstance(item, Perturbation | ModelPerturbation):
+        raise UsageError(
+            f"perturbation: a {type(item).__name__} is neither a name nor a perturbation",
+            hint="a perturbation has info, prepare, begin and apply (or around); see harness.protocols.Perturbation",
+        )
+    info, instance = item.info, item
+    # Every seed prepares an object of its own, so that two seeds in one pass cannot overwrite each other.
+    return PerturbationComponent(
+        ref=_instance_ref("perturbation", info.name, info.version, info.params),
+        levels=_levels(levels, info.level, info.name),
+        level=info.level,
+        stage=info.stage,
+        stochastic=info.stochastic,
+        target="head" if info.needs_target else None,
+        needs=frozenset({Capability.LOGITS, Capability.GRADIENTS}) if info.needs_target else frozenset(),
+        build=lambda: copy.copy(instance),
+    )
+
+
+def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
+    from harness.entries import PerturbationEntry
+
+    resolved = catalog.resolve("perturbation", text)
+    entry = resolved.entry
+    assert isinstance(entry, PerturbationEntry)
+    injected = {
+        name: model_component(catalog, str(resolved.arguments[name]), WeightsChoice(origin="pretrained"))
+        for name in entry.model_params
+        if resolved.arguments[name] is not None
+    }
+    ref = resolved.ref
+    if injected:
+        ref = ResolvedRef(
+            kind="perturbation",
+            name=ref.name,
+            use=ref.use,
+            version=ref.version,
+            params=ref.params,
+            identity=ref.identity,
+            injected={name: (model.ref, model.weights.identity) for name, model in injected.items()},
+        )
+    target: AttackTarget | None = None
+    if entry.needs_target:
+        asked = resolved.arguments.get(entry.target_param or "", "head")
+        target = "probe" if asked == "probe" else "head"
+    needs = entry.needs
+    if target == "head":
+        needs |= {Capability.LOGITS, Capability.GRADIENTS}
+    elif target == "probe":
+        needs |= {Capability.GRADIENTS}
+    return PerturbationComponent(
+        ref=ref,
+        levels=_levels(resolved.levels, entry.level, text),
+        level=entry.level,
+        stage=entry.stage,
+        stochastic=entry.stochastic,
+        target=target,
+        needs=needs,
+        build=lambda: cast("AnyPerturbation", catalog.instantiate(resolved)),
+        injected=injected,
+    )
+
+
+def _levels(given: tuple[float, ...] | None, level: LevelSpec | None, where: str) -> tuple[float | None, ...]:
+    if level is None:
+        if given is not None:
+            raise UsageError(f"{where}: this perturbation has no levels")
+        return (None,)
+    return tuple(level.check(value, where) for value in (level.values if given is None else given))
+
+
+def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
+    """A probe by its text (``fewshot:shots=1+5``) or an instance."""
+    if isinstance(item, str):
+        from harness.entries import ProbeEntry
+
+        resolved = catalog.resolve("probe", item)
+        entry = resolved.entry
+        assert isinstance(entry, ProbeEntry)
+        return ProbeComponent(
+            ref=resolved.ref,
+            learns=entry.learns,
+            compares=entry.compares,
+            stochastic=entry.stochastic,
+            needs=entry.needs,
+            needs_label_space=entry.needs_label_space,
+            headline=entry.headline,
+            build=lambda: cast("Probe", catalog.instantiate(resolved)),
+        )
+    if not isinstance(item, Probe):
+        raise UsageError(
+            f"probe: a {type(item).__name__} is neither a name nor a probe",
+            hint="a probe has info, wants, features, select_support and fit; see harness.protocols.Probe",
+        )
+    instance, info = item, item.info
+    return ProbeComponent(
+        ref=_instance_ref("probe", info.name, info.version, info.params),
+        learns=info.learns,
+        compares=info.compares,
+        stochastic=info.learns,
+        needs=frozenset(),
+        needs_label_space=info.needs_label_space,
+        headline=info.headline,
+        build=lambda: instance,
+    )
+
+
+def dataset_component(catalog: Catalog, item: object, data: str | None = None) -> DatasetComponent:
+    """A dataset by name, opened at ``data`` where it takes a place, or an instance."""
+    if isinstance(item, str):
+        if data is not None and "root" in parse_selector(item).params:
+            raise UsageError(f"dataset {item}: its place was given twice, as root= and as --data")
+        resolved = catalog.resolve("dataset", item, overrides={} if data is None else {"root": data})
+        return DatasetComponent(ref=resolved.ref, dataset=cast("Dataset", catalog.instantiate(resolved)))
+    if not isinstance(item, Dataset):
+        raise UsageError(
+            f"dataset: a {type(item).__name__} is neither a name nor a dataset",
+            hint="wrap images and labels in memory with harness.TensorDataset(images, labels, name=...)",
+        )
+    return DatasetComponent(ref=_instance_ref("dataset", item.info.name, 1, {}), dataset=item)
+
+
+def _instance_ref(kind: Any, name: str, version: int, params: Mapping[str, Any], use: str | None = None) -> ResolvedRef:
+    return ResolvedRef(
+        kind=kind, name=name, use=use or f"instance:{name}", version=version, params=params, identity=params
+    )
+
+
+def check_applies(
+    model: ModelComponent, perturbation: PerturbationComponent, probe: ProbeComponent, label_space: str | None
+) -> None:
+    """Raise :class:`CapabilityError`, in a sentence that says why, if this combination cannot give a number."""
+    for part, needs in ((probe.ref, probe.needs), (perturbation.ref, perturbation.needs)):
+        if missing := needs - model.capabilities:
+            raise CapabilityError(
+                f"{part.kind} {part.name} needs {_and(sorted(missing))}, which model {model.ref.name} does not have"
+            )
+    if perturbation.target == "probe" and not probe.learns:
+        raise CapabilityError(
+            f"perturbation {perturbation.ref.name} aims at the probe, but probe {probe.ref.name} learns nothing",
+            hint="aim it at the model's head instead (target=head)",
+        )
+    needs_space = probe.needs_label_space or perturbation.target == "head"
+    if needs_space and (model.label_space is None or model.label_space != label_space):
+        role = f"probe {probe.ref.name} reads" if probe.needs_label_space else f"{perturbation.ref.name} attacks"
+        raise CapabilityError(
+            f"{role} the model's own head, but model {model.ref.name} was trained on the labels of "
+            f"{model.label_space or 'nothing named'} and the images are labelled with those of "
+            f"{label_space or 'nothing named'}: its scores would not mean these classes",
+            hint="use a probe that learns the classes from support images, such as fewshot",
+        )
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join(words)

@@ -1,0 +1,323 @@
+"""Passes to records: resume, walk, checkpoint, write. Whatever is finished is on disk before the next thing starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from harness import checkpoints
+from harness.checkpoints import Checkpoint
+from harness.environment import environment_block
+from harness.errors import DataError, UsageError, WeightsError
+from harness.feature_cache import FeatureCache
+from harness.forward import Counters, Forward, choose_device
+from harness.loader import BatchSize
+from harness.outcome_files import write_outcomes
+from harness.progress import NoProgress, Progress
+from harness.support import Preparation
+from harness.types import Measurement, ResultRecord, digest
+from harness.walk import Failure, Walk, failure_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from harness.cell_run import CellRun
+    from harness.planning import Pass, PlannedCell, RunPlan
+    from harness.protocols import Model
+    from harness.records import RecordStore
+
+AUTO_BATCH_SIZE = {"cuda": 256, "mps": 64, "cpu": 32}
+"""Where ``--batch-size auto`` starts; out of memory halves it."""
+
+CHECKPOINT_SHARE = 0.02
+"""Share of the time that checkpoints may take where their interval is chosen automatically."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a plan is executed: nothing here can change a number beyond rounding.
+
+    ``workers``: decoding threads. ``checkpoint_every``: batches between checkpoints, ``auto`` for as often as costs
+    2 % of the time. ``cache_dir``: where support features lie, None to keep them in memory only.
+    ``fail_fast`` ends the run at the first cell that fails instead of going on with the others.
+    """
+
+    device: str = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    workers: int = 2
+    checkpoint_every: int | Literal["auto"] = "auto"
+    cache_dir: Path | None = None
+    fail_fast: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in (("batch_size", 1), ("checkpoint_every", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value != "auto" and (not isinstance(value, int) or value < low):
+                raise UsageError(f"{name.replace('_', '-')} must be a whole number from {low} up, not {value!r}")
+
+
+@dataclass(slots=True, kw_only=True)
+class Execution:
+    """What came of a plan: failures by cell, and what was really done."""
+
+    failures: list[Failure] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
+
+
+def execute(
+    plan: RunPlan,
+    store: RecordStore,
+    options: RunOptions,
+    *,
+    progress: Progress | None = None,
+    written: Callable[[ResultRecord], object] = lambda _: None,
+) -> Execution:
+    """Answer every cell of ``plan`` that ``store`` has no record of. Only what is missing is decoded or forwarded.
+
+    ``written`` is called with each record once it is on disk. A cell that fails is listed and leaves the others
+    alone. Raises :class:`WeightsError` at once where a model's weights are not to be had.
+    """
+    execution = Execution()
+    todo = plan.without(store.keys())
+    for cell in todo.not_applicable:
+        record = ResultRecord(key=cell.key, cell=cell.as_dict(), not_applicable=cell.not_applicable)
+        if store.append(record):
+            written(record)
+    if not todo.passes:
+        checkpoints.prune(store.folder, store.keys())
+        return execution
+    device = choose_device(options.device)
+    runner = _Runner(
+        store=store,
+        options=options,
+        device=device,
+        progress=progress or NoProgress(),
+        written=written,
+        execution=execution,
+    )
+    checkpoints.prune(store.folder, store.keys())
+    for walk in todo.passes:
+        runner.run_pass(walk)
+        if options.fail_fast and execution.failures:
+            break
+    return execution
+
+
+@dataclass(slots=True, kw_only=True)
+class _Runner:
+    store: RecordStore
+    options: RunOptions
+    device: torch.device
+    progress: Progress
+    written: Callable[[ResultRecord], object]
+    execution: Execution
+
+    def run_pass(self, walk: Pass) -> None:
+        """Build the model, then walk once per group of cells that start at the same image."""
+        forward = Forward(device=self.device, precision=walk.precision, counters=self.execution.counters)
+        try:
+            self.progress.note(f"{walk.model.ref.name}: loading ({walk.model.weights.identity.split(':')[0]} weights)")
+            model = walk.model.build().to(self.device)
+        except WeightsError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one broken model must not take the other models with it
+            self.execution.failures += [failure_of(item, error) for item in walk.cells]
+            return
+        for group in self._groups(walk):
+            try:
+                self._run_group(walk.restrict(item.key for item in group.cells), model, forward, group)
+            except Exception as error:  # noqa: BLE001 - the records of other passes are worth having
+                done = self.store.keys() | {failure.key for failure in self.execution.failures}
+                self.execution.failures += [failure_of(item, error) for item in group.cells if item.key not in done]
+
+    def _groups(self, walk: Pass) -> list[_Group]:
+        """The cells of a pass by the checkpoint they go on from; those without one start at the first image."""
+        groups, taken = [], set()
+        by_key = {item.key: item for item in walk.cells}
+        for found in checkpoints.load_all(self.store.folder).checkpoints:
+            mine = [by_key[key] for key in found.states if key in by_key and key not in taken]
+            if found.walk == walk.walk_id and mine:
+                groups.append(_Group(cells=mine, checkpoint=found))
+                taken |= {item.key for item in mine}
+        fresh = [item for item in walk.cells if item.key not in taken]
+        return groups + ([_Group(cells=fresh, checkpoint=None)] if fresh else [])
+
+    def _run_group(self, walk: Pass, model: Model, forward: Forward, group: _Group) -> None:
+        found = group.checkpoint
+        size = self.options.batch_size
+        start_size = AUTO_BATCH_SIZE.get(self.device.type, 32) if size == "auto" else size
+        batch_size = BatchSize(found.batch_size if found is not None else start_size)
+        offset = 0 if found is None else found.offset
+        started = time.perf_counter()
+        with _threads(None if found is None else found.threads):
+            preparation = Preparation(
+                walk=walk,
+                model=model,
+                forward=forward,
+                batch_size=batch_size,
+                workers=self.options.workers,
+                cache=None if self.options.cache_dir is None else FeatureCache(self.options.cache_dir / "features"),
+                cache_dir=self.options.cache_dir,
+                progress=self.progress,
+            )
+            loop = Walk(preparation=preparation, forward=forward, batch_size=batch_size, progress=self.progress)
+            loop.prepare(group.cells, {} if found is None else found.states)
+            positions = walk.positions()
+            saver = _Saver(
+                folder=self.store.folder,
+                walk_id=walk.walk_id,
+                pass_id=digest([walk.walk_id, sorted(item.key for item in group.cells)])[:16],
+                every=self.options.checkpoint_every,
+                batch_size=batch_size,
+            )
+            if found is not None and found.pass_id != saver.pass_id:
+                saver.supersedes = found.pass_id
+            try:
+                self.progress.begin(_title(walk), (len(positions) - offset) * walk.forwards_per_image)
+                loop.run(
+                    positions[offset:],
+                    workers=self.options.workers,
+                    after_batch=lambda consumed: saver.after_batch(
+                        offset + consumed, loop.runs, last=offset + consumed == len(positions)
+                    ),
+                )
+            finally:
+                self.progress.end()
+                self.execution.failures += loop.failures.values()
+        self._write(walk, loop, positions, started=started, batch_size=batch_size.value)
+        saver.remove()
+
+    def _write(
+        self, walk: Pass, loop: Walk, positions: npt.NDArray[np.int64], *, started: float, batch_size: int
+    ) -> None:
+        """One record per cell that came through, its outcomes first, in the order of the plan."""
+        index = walk.dataset.dataset.index(walk.split)
+        environment = environment_block(
+            device=self.device,
+            batch_size=batch_size,
+            threads=torch.get_num_threads(),
+            workers=self.options.workers,
+            seconds=time.perf_counter() - started,
+            weights_sha256=loop.preparation.model.info.weights.sha256,
+        )
+        for item in walk.cells:
+            run = loop.runs.get(item.key)
+            if run is None:
+                continue
+            try:
+                record = self._finish(item, run, len(positions), environment)
+                write_outcomes(
+                    self.store.folder,
+                    item.key,
+                    run.probe.outcomes(),
+                    ids=index.ids,
+                    labels=index.labels,
+                    realised=run.realised(),
+                )
+            except Exception as error:  # noqa: BLE001 - the other cells' records are worth having
+                self.execution.failures.append(failure_of(item, error))
+                continue
+            if self.store.append(record):
+                self.written(record)
+
+    @staticmethod
+    def _finish(item: PlannedCell, run: CellRun, wanted: int, environment: Mapping[str, Any]) -> ResultRecord:
+        seen = len(run.probe.outcomes().positions)
+        if seen == 0:
+            raise DataError("not one image could be read")
+        rows = run.result()
+        if seen < wanted:
+            rows.append(
+                Measurement(
+                    metric="skipped_images", value=wanted - seen, n=wanted, unit="images", higher_is_better=None
+                )
+            )
+        return ResultRecord(
+            key=item.key, cell=item.cell.as_dict(), measurements=tuple(rows), environment=dict(environment)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Cells of one pass that go on from the same image."""
+
+    cells: list[PlannedCell]
+    checkpoint: Checkpoint | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Saver:
+    """Saves the runs every so many batches, atomically; the last batch of a walk is followed by records instead."""
+
+    folder: Path
+    walk_id: str
+    pass_id: str
+    every: int | Literal["auto"]
+    batch_size: BatchSize
+    supersedes: str | None = None
+    _batches: int = 0
+    _earliest: float = 0.0
+
+    def after_batch(self, offset: int, runs: Mapping[str, CellRun], *, last: bool) -> None:
+        """Save if it is time."""
+        self._batches += 1
+        due = time.perf_counter() >= self._earliest if self.every == "auto" else self._batches % self.every == 0
+        if not due or last or not runs:
+            return
+        started = time.perf_counter()
+        checkpoints.save(
+            self.folder,
+            Checkpoint(
+                pass_id=self.pass_id,
+                walk=self.walk_id,
+                offset=offset,
+                batch_size=self.batch_size.value,
+                threads=torch.get_num_threads(),
+                states={key: run.state_dict() for key, run in runs.items()},
+            ),
+        )
+        if self.supersedes is not None:
+            checkpoints.remove(self.folder, self.supersedes)
+            self.supersedes = None
+        now = time.perf_counter()
+        self._earliest = now + (now - started) / CHECKPOINT_SHARE
+
+    def remove(self) -> None:
+        """The records are written: the checkpoint has no more use."""
+        checkpoints.remove(self.folder, self.pass_id)
+        if self.supersedes is not None:
+            checkpoints.remove(self.folder, self.supersedes)
+
+
+def _title(walk: Pass) -> str:
+    cells = f"{len(walk.cells)} cell{'s' if len(walk.cells) > 1 else ''}"
+    return f"{walk.model.ref.name} on {walk.dataset.ref.name} ({cells})"
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """A resumed walk runs on as many threads as it began with: their number can change the last bit."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def summarised_counts(counters: Counters, records: Sequence[ResultRecord], reused: int) -> str:
+    """One line that says what a run did, and what it did not have to do."""
+    return (
+        f"{len(records)} records ({reused} already there); {counters.decoded_images} images decoded, "
+        f"{counters.forward_passes} forward passes over {counters.forward_images} images"
+    )

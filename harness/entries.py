@@ -1,0 +1,132 @@
+"""Descriptors: what a plugin says of a component without importing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.errors import PluginError
+from harness.naming import is_valid_name
+from harness.params import NoParams
+from harness.types import Capability, Kind, LevelSpec, Stage, View
+
+API_VERSION = 1
+"""Version of the hooks and contracts; an entry names the one it was written for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One component that a plugin offers.
+
+    ``target`` is ``package.module:attribute``, imported on first use and called with the parameters as keywords.
+    ``params`` is a frozen keyword-only dataclass whose fields are made by :func:`harness.params.param`.
+    ``extra`` is the optional dependency group of ``vit-harness`` that the target needs.
+    ``version`` is that of its numerics: raise it whenever the same parameters give other numbers.
+    """
+
+    kind: ClassVar[Kind]
+
+    name: str
+    target: str
+    summary: str
+    aliases: tuple[str, ...] = ()
+    extra: str | None = None
+    tags: tuple[str, ...] = ()
+    params: type = NoParams
+    version: int = 1
+    api_version: int = API_VERSION
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.aliases):
+            if not is_valid_name(name):
+                raise PluginError(
+                    f"{self.kind} entry named {name!r}",
+                    hint="names are lower-case letters, digits, '_', '-' and '.', starting with a letter or digit",
+                )
+        module, separator, attribute = self.target.partition(":")
+        if not separator or not attribute.isidentifier() or not all(p.isidentifier() for p in module.split(".")):
+            raise PluginError(
+                f"{self.kind} {self.name}: target {self.target!r} is not of the form 'package.module:attribute'"
+            )
+        if not self.summary.strip():
+            raise PluginError(f"{self.kind} {self.name}: a one-line summary is missing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry(Entry):
+    """A model or a family of models; its target also gets ``weights=``, a :class:`harness.weights.WeightsChoice`.
+
+    ``view``, ``label_space``, ``capabilities`` and ``num_classes`` are facts that planning needs; a preset may refine
+    them, and the contract kit compares them with what is built. ``tag_param`` names the parameter that identifies the
+    pretrained weights; None for a model whose weights are embedded in the plugin.
+    """
+
+    kind: ClassVar[Kind] = "model"
+
+    view: View
+    capabilities: frozenset[Capability]
+    label_space: str | None = None
+    tag_param: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerturbationEntry(Entry):
+    """A perturbation. The facts agree with its :class:`~harness.protocols.PerturbationInfo`.
+
+    ``model_params`` names the parameters whose values are models in the registry, which the engine then builds and
+    injects. ``target_param`` names the parameter that says what an attack aims at (``head`` or ``probe``).
+    """
+
+    kind: ClassVar[Kind] = "perturbation"
+
+    stage: Stage = "image"
+    level: LevelSpec | None = None
+    stochastic: bool = False
+    needs_target: bool = False
+    target_param: str | None = None
+    model_params: tuple[str, ...] = ()
+    needs: frozenset[Capability] = frozenset()
+    loss: str | None = None
+    """The realised quantity its levels are plotted against (``information_loss``), if it records one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeEntry(Entry):
+    """A probe. ``needs``: what of the model; ``needs_label_space``: whether model and dataset must share theirs.
+
+    ``headline`` is the metric that tables show first, ``headline_dims`` the row of it.
+    """
+
+    kind: ClassVar[Kind] = "probe"
+
+    learns: bool = False
+    compares: bool = False
+    stochastic: bool = False
+    needs: frozenset[Capability] = frozenset()
+    needs_label_space: bool = False
+    headline: str = "accuracy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetEntry(Entry):
+    """A dataset. ``label_space`` is None where it follows from the data (a folder's own classes)."""
+
+    kind: ClassVar[Kind] = "dataset"
+
+    label_space: str | None = None
+    offline: bool = True
+    """Whether it works without a network and without a path from the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryEntry(Entry):
+    """A summary over cells that differ in the axes it ``consumes`` (``level``, ``seed``, ``perturbation``).
+
+    It applies to groups of at least ``min_cells`` records; ``requires_clean`` makes the plan hold the clean cell.
+    """
+
+    kind: ClassVar[Kind] = "summary"
+
+    consumes: tuple[str, ...] = ("level", "seed")
+    requires_clean: bool = True
+    min_cells: int = 2

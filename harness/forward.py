@@ -1,0 +1,108 @@
+"""The metric forward: one call of the model, counted, under the precision of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.errors import CapabilityError, UsageError
+from harness.protocols import FittedProbe, Model, Probe
+from harness.types import ModelOutputs, OutputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.planning import Precision
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a run really did. A run that finds everything recorded leaves all of them at zero."""
+
+    decoded_images: int = 0
+    skipped_images: int = 0
+    forward_passes: int = 0
+    forward_images: int = 0
+    cached_tables: int = 0
+    """Support feature tables that were read instead of extracted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """Runs models for their metrics: in inference mode, under autocast where the precision asks for it."""
+
+    device: torch.device
+    precision: Precision
+    counters: Counters
+
+    def __call__(self, model: Model, images: Tensor, want: OutputSpec) -> ModelOutputs:
+        """``model.outputs(images, want)`` on (N, 3, H, W) pixels in [0, 1]."""
+        with torch.inference_mode(), self.autocast():
+            outputs = model.outputs(images, want)
+        self.counters.forward_passes += 1
+        self.counters.forward_images += len(images)
+        return outputs
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The autocast context of the precision; none for fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+
+def head_scores(model: Model) -> Callable[[Tensor], Tensor]:
+    """Differentiable scores (N, C) of the model's default head, as an attack's target."""
+    head = model.info.heads[0]
+    return lambda images: model.outputs(images, OutputSpec(logits=True)).logits[head]
+
+
+def probe_scores(model: Model, probe: Probe, fitted: FittedProbe) -> Callable[[Tensor], Tensor]:
+    """Differentiable scores (N, C) of a fitted probe on top of the model, as an attack's target."""
+    want = probe.wants(model.info)
+
+    def scores(images: Tensor) -> Tensor:
+        found = fitted.scores(model.outputs(images, want))
+        if found is None:
+            raise CapabilityError(
+                f"probe {probe.info.name} has no differentiable scores to attack", hint="aim at the head instead"
+            )
+        return found
+
+    return scores
+
+
+def choose_device(asked: str) -> torch.device:
+    """``auto`` (CUDA, then Apple's GPU, then the CPU), or a device by name. Raises :class:`UsageError` if not there."""
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device {asked!r} cannot be used: {reason}", hint="use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` means that the batch was too large for the memory, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached device memory back before a smaller batch is tried."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

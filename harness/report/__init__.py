@@ -1,0 +1,1 @@
+"""What people see of results: tables for a terminal, and rows for a data frame."""

@@ -1,0 +1,352 @@
+"""What happens before the walk: perturbations are prepared, support features extracted, probes fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.errors import CapabilityError, DataError, HarnessError
+from harness.feature_cache import FeatureCache, MemoryWriter, StoredFeatures, TableWriter
+from harness.features import extract
+from harness.forward import Forward, head_scores, is_out_of_memory, probe_scores, release_memory
+from harness.loader import BatchSize, load_batches, split_batch
+from harness.planning import union
+from harness.protocols import (
+    FittedProbe,
+    Model,
+    ModelPerturbation,
+    Perturbation,
+    PerturbationContext,
+    Probe,
+    ProbeContext,
+)
+from harness.types import FeatureSpec, FeatureTable, Ids, ImageBatch, JSONValue, OutputSpec, digest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from harness.components import AnyPerturbation, PerturbationComponent
+    from harness.planning import Pass, PlannedCell
+    from harness.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A support table to be made: its cache key, its vector, and whose images."""
+
+    key: dict[str, JSONValue]
+    spec: FeatureSpec
+    positions: npt.NDArray[np.int64]
+
+
+@dataclass(slots=True, kw_only=True)
+class Preparation:
+    """Builds and keeps, for one pass: probes, prepared perturbations, support features and fitted probes."""
+
+    walk: Pass
+    model: Model
+    forward: Forward
+    batch_size: BatchSize
+    workers: int
+    cache: FeatureCache | None
+    cache_dir: Path | None
+    progress: Progress
+    _probes: dict[str, Probe] = field(default_factory=dict)
+    _fitted: dict[str, FittedProbe] = field(default_factory=dict)
+    _perturbations: dict[str, AnyPerturbation] = field(default_factory=dict)
+    _injected: dict[str, Model] = field(default_factory=dict)
+    _tables: dict[str, StoredFeatures] = field(default_factory=dict)
+
+    def probe(self, cell: PlannedCell) -> Probe:
+        """The cell's probe, built once per reference."""
+        name = cell.probe.ref.fingerprint
+        if name not in self._probes:
+            self._probes[name] = cell.probe.build()
+        return self._probes[name]
+
+    def perturbation(self, cell: PlannedCell) -> AnyPerturbation:
+        """The cell's perturbation, built and prepared once per seed and target."""
+        if cell.unit not in self._perturbations:
+            seed = cell.cell.seeds.perturb or 0
+            self._perturbations[cell.unit] = self._prepare(cell.perturbation, seed, self._target(cell))
+        return self._perturbations[cell.unit]
+
+    def fitted(self, cell: PlannedCell) -> FittedProbe:
+        """The cell's probe, fitted once per model, support and parameters; shared by every level."""
+        if cell.fit_key not in self._fitted:
+            self._fitted[cell.fit_key] = self._fit(cell)
+        return self._fitted[cell.fit_key]
+
+    def extract_all(self, cells: list[PlannedCell]) -> None:
+        """Extract, in as few passes as can be, every support table that ``cells`` need and the cache lacks."""
+        for members in self._by_support_pixels(cells):
+            if missing := self._missing(members):
+                self._extract(members[0], missing)
+
+    def missing_support_images(self, cells: list[PlannedCell]) -> int:
+        """How many support images :meth:`extract_all` would decode and forward for ``cells``."""
+        return sum(
+            len(_union_of_positions(missing))
+            for members in self._by_support_pixels(cells)
+            if (missing := self._missing(members))
+        )
+
+    def _by_support_pixels(self, cells: list[PlannedCell]) -> list[list[PlannedCell]]:
+        """The learning cells, grouped by equal pixels of the support images; attacks on a probe come one by one."""
+        groups: dict[str, list[PlannedCell]] = {}
+        for cell in cells:
+            if cell.probe.learns and cell.support is not None and cell.support.target != "probe":
+                groups.setdefault(digest(self._pixel_key(cell)), []).append(cell)
+        return list(groups.values())
+
+    # --- perturbations
+
+    def _target(self, cell: PlannedCell) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        if cell.perturbation.target is None:
+            return None
+        if cell.perturbation.target == "head":
+            return head_scores(self.model)
+        return probe_scores(self.model, self.probe(cell), self.fitted(cell))
+
+    def _prepare(
+        self, component: PerturbationComponent, seed: int, target: Callable[[torch.Tensor], torch.Tensor] | None
+    ) -> AnyPerturbation:
+        perturbation = component.build()
+        info = self.walk.dataset.dataset.info
+        perturbation.prepare(
+            PerturbationContext(
+                seed=seed,
+                view=self.walk.view,
+                device=self.forward.device,
+                dataset_fingerprint=info.fingerprint,
+                num_classes=len(info.classes),
+                models={name: self._inject(component, name) for name in component.injected},
+                target=target,
+                support=None if info.support_split is None else self._support_batches,
+                cache_dir=self.cache_dir,
+            )
+        )
+        return perturbation
+
+    def _inject(self, component: PerturbationComponent, name: str) -> Model:
+        wanted = component.injected[name]
+        key = digest([wanted.ref.key, wanted.weights.identity])
+        if key not in self._injected:
+            self._injected[key] = wanted.build().to(self.forward.device)
+        return self._injected[key]
+
+    def _support_batches(self) -> Iterator[ImageBatch]:
+        positions = np.arange(len(self.walk.dataset.dataset.index(self._support_split)), dtype=np.int64)
+        yield from (batch for _, batch in self._load(self._support_split, positions))
+
+    # --- support features
+
+    @property
+    def _support_split(self) -> str:
+        split = self.walk.dataset.dataset.info.support_split
+        assert split is not None, "the plan refuses probes that learn where there is no support split"
+        return split
+
+    def _pixel_key(self, cell: PlannedCell) -> dict[str, JSONValue]:
+        parts = cell.cell
+        key: dict[str, JSONValue] = {
+            "support": None if parts.support is None else parts.support.key,
+            "level": parts.support_level,
+            "seed": parts.seeds.support_perturb,
+        }
+        if cell.support is not None and cell.support.target == "probe":
+            key["target"] = parts.probe.key
+        return key
+
+    def _table_key(
+        self, cell: PlannedCell, spec: FeatureSpec, positions: npt.NDArray[np.int64]
+    ) -> dict[str, JSONValue]:
+        """Everything upstream of a support feature."""
+        info = self.walk.dataset.dataset.info
+        return {
+            **self._pixel_key(cell),
+            "model": self.walk.model.ref.key,
+            "weights": self.walk.model.weights.identity,
+            "view": self.walk.view.text,
+            "dataset": [info.fingerprint, info.support_split],
+            "positions": hashlib.sha256(positions.tobytes()).hexdigest(),
+            "spec": _spec_key(spec),
+            "precision": self.walk.precision,
+            "libraries": {name: metadata.version(name) for name in ("torch", "timm")},
+        }
+
+    def _selection(self, cell: PlannedCell) -> tuple[FeatureSpec, npt.NDArray[np.int64]]:
+        """What the cell's probe is fitted on: the vector, and the support images it chose from the labels alone."""
+        probe = self.probe(cell)
+        spec = probe.features(self.model.info)
+        if spec is None:
+            raise CapabilityError(f"probe {cell.probe.ref.name} learns but names no features")
+        labels = self.walk.dataset.dataset.index(self._support_split).labels
+        positions = np.unique(np.asarray(probe.select_support(labels, cell.cell.seeds.probe or 0), dtype=np.int64))
+        return spec, positions
+
+    def _missing(self, cells: list[PlannedCell]) -> dict[str, _Wanted]:
+        """The tables of ``cells`` that are neither at hand nor in the cache; what is in the cache is taken up."""
+        missing: dict[str, _Wanted] = {}
+        for cell in cells:
+            spec, positions = self._selection(cell)
+            key = self._table_key(cell, spec, positions)
+            name = digest(key)
+            if name in self._tables or name in missing:
+                continue
+            stored = None if self.cache is None else self.cache.get(key)
+            if stored is None:
+                missing[name] = _Wanted(key=key, spec=spec, positions=positions)
+            else:
+                self.forward.counters.cached_tables += 1
+                self._tables[name] = stored
+        return missing
+
+    def _extract(self, cell: PlannedCell, missing: Mapping[str, _Wanted]) -> None:
+        """One pass over the union of the support images that ``missing`` needs, under the cell's perturbation."""
+        wanted = _union_of_positions(missing)
+        want = union(item.spec.outputs(self.model.info.num_blocks) for item in missing.values())
+        writers: dict[str, TableWriter] = {
+            name: MemoryWriter() if self.cache is None else self.cache.writer(item.key)
+            for name, item in missing.items()
+        }
+        self.progress.begin(f"{self.walk.model.ref.name}: support features", len(wanted))
+        try:
+            for batch, outputs in self._perturbed_outputs(cell, self._support_split, wanted, want):
+                for name, item in missing.items():
+                    inside = np.isin(batch.positions, item.positions)
+                    x = extract(outputs, item.spec, self.model.info).float().cpu().numpy()
+                    writers[name].append(x[inside], batch.positions[inside])
+                self.progress.advance(len(batch))
+            self._tables |= {name: writer.finish() for name, writer in writers.items()}
+        except BaseException:
+            for writer in writers.values():
+                writer.discard()
+            raise
+        finally:
+            self.progress.end()
+
+    def _perturbed_outputs(
+        self, cell: PlannedCell, split: str, positions: npt.NDArray[np.int64], want: OutputSpec
+    ) -> Iterator[tuple[ImageBatch, Any]]:
+        assert cell.support is not None
+        perturbation = self._support_perturbation(cell)
+        for consumed, loaded in self._load(split, positions):
+            self.forward.counters.skipped_images += consumed - len(loaded)
+            pending = split_batch(loaded, self.batch_size.value)
+            while pending:
+                batch = pending.pop(0).to(self.forward.device)
+                try:
+                    state, level = perturbation.begin(batch), cell.cell.support_level
+                    _, found = forward_perturbed(self.forward, self.model, perturbation, batch, state, level, want)
+                except Exception as error:  # only out of memory is handled: a smaller batch may pass
+                    if not is_out_of_memory(error) or not self.batch_size.halve():
+                        raise
+                    release_memory(self.forward.device)
+                    self.progress.note(f"out of memory: going on with batches of {self.batch_size.value}")
+                    pending[:0] = split_batch(batch, self.batch_size.value)
+                    continue
+                yield batch, found
+
+    def _support_perturbation(self, cell: PlannedCell) -> AnyPerturbation:
+        component = cell.support
+        assert component is not None
+        target = None
+        if component.target == "head":
+            target = head_scores(self.model)
+        elif component.target == "probe":
+            target = probe_scores(self.model, self.probe(cell), self._fit_clean(cell))
+        return self._prepare(component, cell.cell.seeds.support_perturb or 0, target)
+
+    def _load(self, split: str, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, ImageBatch]]:
+        for consumed, batch in load_batches(
+            self.walk.dataset.dataset,
+            split,
+            positions,
+            self.walk.view,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        ):
+            self.forward.counters.decoded_images += len(batch)
+            yield consumed, batch
+
+    # --- fitting
+
+    def _fit(self, cell: PlannedCell) -> FittedProbe:
+        probe, info = self.probe(cell), self.walk.dataset.dataset.info
+        context = ProbeContext(
+            model=self.model.info,
+            classes=info.classes,
+            label_space=info.label_space,
+            seed=cell.cell.seeds.probe or 0,
+        )
+        if not cell.probe.learns:
+            return probe.fit(None, context)
+        return probe.fit(self._table(cell), context)
+
+    def _fit_clean(self, cell: PlannedCell) -> FittedProbe:
+        """The same probe fitted on clean support images: what a support attack on the probe aims at."""
+        clean = self.walk.clean
+        parts = dataclasses.replace(
+            cell.cell,
+            support=clean.ref,
+            support_level=None,
+            seeds=dataclasses.replace(cell.cell.seeds, support_perturb=None),
+        )
+        return self._fit(dataclasses.replace(cell, cell=parts, support=clean))
+
+    def _table(self, cell: PlannedCell) -> FeatureTable:
+        spec, positions = self._selection(cell)
+        name = digest(self._table_key(cell, spec, positions))
+        if name not in self._tables and (missing := self._missing([cell])):
+            self._extract(cell, missing)
+        x, found = self._tables[name].x, self._tables[name].positions
+        index = self.walk.dataset.dataset.index(self._support_split)
+        if len(found) != len(positions):
+            raise DataError(
+                f"probe {cell.probe.ref.name} chose {len(positions)} support images, of which "
+                f"{len(positions) - len(found)} cannot be read",
+                hint="repair or remove the images that were reported, then run again",
+            )
+        return FeatureTable(x=x, y=index.labels[found], ids=Ids(index.ids[int(i)] for i in found), spec=spec)
+
+
+def forward_perturbed(
+    forward: Forward,
+    model: Model,
+    perturbation: AnyPerturbation,
+    batch: ImageBatch,
+    state: Any,
+    level: float | None,
+    want: OutputSpec,
+) -> tuple[ImageBatch, Any]:
+    """The perturbed batch and the model's outputs on it, whatever stage the perturbation acts at."""
+    if isinstance(perturbation, ModelPerturbation):
+        with perturbation.around(model, batch, state, level) as (surrounded, seen):
+            return seen, forward(surrounded, seen.images, want)
+    if isinstance(perturbation, Perturbation):
+        seen = perturbation.apply(batch, state, level)
+        return seen, forward(model, seen.images, want)
+    raise HarnessError(f"{type(perturbation).__name__} has neither apply nor around")
+
+
+def _union_of_positions(missing: Mapping[str, _Wanted]) -> npt.NDArray[np.int64]:
+    return np.unique(np.concatenate([item.positions for item in missing.values()]))
+
+
+def _spec_key(spec: FeatureSpec) -> dict[str, JSONValue]:
+    return {
+        "pooled": spec.pooled,
+        "blocks": spec.blocks,
+        "prefix": spec.prefix,
+        "mean_patch": spec.mean_patch,
+        "norm": spec.norm,
+    }

@@ -1,0 +1,209 @@
+"""The only evaluation loop: each batch is decoded once, forwarded once per pixels, and counted by every probe."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.cell_run import CellRun
+from harness.errors import HarnessError
+from harness.forward import Forward, is_out_of_memory, release_memory
+from harness.loader import BatchSize, load_batches, split_batch
+from harness.planning import PlannedCell, union
+from harness.protocols import Perturbation
+from harness.support import Preparation, forward_perturbed
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from harness.components import AnyPerturbation
+    from harness.progress import Progress
+    from harness.protocols import FittedProbe
+    from harness.types import ImageBatch, ModelOutputs, OutputSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a cell has no record. ``trace`` is a programming error's traceback, None for a person's mistake."""
+
+    key: str
+    cell: str
+    message: str
+    exit_code: int
+    trace: str | None = None
+
+
+def failure_of(item: PlannedCell, error: Exception) -> Failure:
+    """``error`` as the reason why ``item`` has no record."""
+    parts = item.cell
+    level = "" if parts.level is None else f"@{parts.level:g}"
+    known = isinstance(error, HarnessError)
+    return Failure(
+        key=item.key,
+        cell=f"{parts.model.name} / {parts.perturbation.name}{level} / {parts.probe.name}",
+        message=str(error) if known else f"{type(error).__name__}: {error}",
+        exit_code=error.exit_code if isinstance(error, HarnessError) else 1,
+        trace=None if known else "".join(traceback.format_exception(error)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveCell:
+    """A cell with all it takes to count a batch."""
+
+    item: PlannedCell
+    fitted: FittedProbe
+    want: OutputSpec
+    perturbation: AnyPerturbation
+
+    @property
+    def key(self) -> str:
+        """The key of the record to be."""
+        return self.item.key
+
+
+@dataclass(slots=True, kw_only=True)
+class Walk:
+    """One walk over the images of a pass for those of its cells that start at the same image.
+
+    ``runs`` holds what was counted; ``failures`` the cells that fell out, each with its reason.
+    """
+
+    preparation: Preparation
+    forward: Forward
+    batch_size: BatchSize
+    progress: Progress
+    live: dict[str, LiveCell] = field(default_factory=dict)
+    runs: dict[str, CellRun] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    def prepare(self, cells: list[PlannedCell], states: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Fit and prepare every cell, and go on from ``states`` where there are any.
+
+        A cell that cannot be prepared becomes a failure; the others go on.
+        """
+        self.preparation.extract_all(cells)
+        for item in cells:
+            try:
+                fitted = self.preparation.fitted(item)
+                live = LiveCell(
+                    item=item,
+                    fitted=fitted,
+                    want=self.preparation.probe(item).wants(self.preparation.model.info),
+                    perturbation=self.preparation.perturbation(item),
+                )
+                run = CellRun(fitted)
+                if item.key in states:
+                    run.load_state_dict(states[item.key])
+            except Exception as error:  # noqa: BLE001 - one broken component must not take the other cells with it
+                self.failures[item.key] = failure_of(item, error)
+                continue
+            self.live[item.key] = live
+            self.runs[item.key] = run
+
+    def run(
+        self, positions: npt.NDArray[np.int64], *, workers: int, after_batch: Callable[[int], None] | None = None
+    ) -> None:
+        """Walk the images at ``positions``, in that order.
+
+        ``after_batch`` is called with how many positions have been consumed after each whole batch.
+        """
+        walk = self.preparation.walk
+        consumed = 0
+        for taken, batch in load_batches(
+            walk.dataset.dataset, walk.split, positions, walk.view, batch_size=self.batch_size, workers=workers
+        ):
+            self.forward.counters.decoded_images += len(batch)
+            self.forward.counters.skipped_images += taken - len(batch)
+            if len(batch):
+                self._count_whole(batch)
+            consumed += taken
+            if after_batch is not None:
+                after_batch(consumed)
+            if not self.live:
+                return
+
+    def _count_whole(self, loaded: ImageBatch) -> None:
+        """Count a batch, in halves if the memory asks for it; what is half counted never reaches the runs."""
+        pending = split_batch(loaded, self.batch_size.value)
+        while pending:
+            batch = pending.pop(0)
+            try:
+                partial = self._count(batch.to(self.forward.device))
+            except Exception as error:  # only out of memory is handled here; the rest is raised
+                if not is_out_of_memory(error) or not self.batch_size.halve():
+                    raise
+                pending[:0] = split_batch(batch, self.batch_size.value)
+                release_memory(self.forward.device)
+                self.progress.note(f"out of memory: going on with batches of {self.batch_size.value}")
+                continue
+            for key, run in partial.items():
+                with self._guarding(self.live[key]):
+                    self.runs[key].merge(run)
+
+    def _count(self, batch: ImageBatch) -> dict[str, CellRun]:
+        """Fresh runs that have seen ``batch``."""
+        partial = {key: CellRun(cell.fitted) for key, cell in self.live.items()}
+        clean = self._clean_outputs(batch)
+        units: dict[str, list[LiveCell]] = {}
+        for cell in self.live.values():
+            units.setdefault(cell.item.unit, []).append(cell)
+        for cells in units.values():
+            with self._guarding(*cells):
+                self._count_unit(batch, clean, cells, partial)
+        return {key: run for key, run in partial.items() if key in self.live}
+
+    def _clean_outputs(self, batch: ImageBatch) -> ModelOutputs | None:
+        wants = [cell.want for cell in self.live.values() if cell.item.is_identity or cell.item.probe.compares]
+        if not wants:
+            return None
+        outputs = self.forward(self.preparation.model, batch.images, union(wants))
+        self.progress.advance(len(batch))
+        return outputs
+
+    def _count_unit(
+        self, batch: ImageBatch, clean: ModelOutputs | None, cells: list[LiveCell], partial: Mapping[str, CellRun]
+    ) -> None:
+        """Every level of one perturbation: its state once, then one forward per level for all probes."""
+        state = cells[0].perturbation.begin(batch)
+        levels: dict[float | None, list[LiveCell]] = {}
+        for cell in cells:
+            levels.setdefault(cell.item.cell.level, []).append(cell)
+        for level, members in levels.items():
+            with self._guarding(*members):
+                if members[0].item.is_identity and clean is not None:
+                    seen, outputs = _untouched(members[0], batch, state, level), clean
+                else:
+                    want = union(cell.want for cell in members)
+                    seen, outputs = forward_perturbed(
+                        self.forward, self.preparation.model, members[0].perturbation, batch, state, level, want
+                    )
+                    self.progress.advance(len(batch))
+                for cell in members:
+                    with self._guarding(cell):
+                        partial[cell.key].update(seen, outputs, clean if cell.item.probe.compares else None)
+
+    @contextmanager
+    def _guarding(self, *cells: LiveCell) -> Iterator[None]:
+        """If the block fails, ``cells`` become failures and the others go on. Out of memory is raised."""
+        try:
+            yield
+        except Exception as error:  # one broken component must not take the other cells with it
+            if is_out_of_memory(error):
+                raise
+            for cell in cells:
+                self.failures[cell.key] = failure_of(cell.item, error)
+                self.live.pop(cell.key, None)
+                self.runs.pop(cell.key, None)
+
+
+def _untouched(cell: LiveCell, batch: ImageBatch, state: Any, level: float | None) -> ImageBatch:
+    """The batch at the level that changes nothing, with what the perturbation says it realised there."""
+    perturbation = cell.perturbation
+    if cell.item.perturbation.target is None and isinstance(perturbation, Perturbation):
+        return perturbation.apply(batch, state, level)
+    return batch

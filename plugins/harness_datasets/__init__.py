@@ -1,0 +1,1 @@
+"""Datasets: a folder of labelled images, and the handwritten digits that come with scikit-learn."""

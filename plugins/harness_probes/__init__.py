@@ -1,0 +1,1 @@
+"""Probes: ways to read a model's outputs."""

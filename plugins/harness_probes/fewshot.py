@@ -1,0 +1,44 @@
+"""Descriptor of the few-shot linear probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.entries import ProbeEntry
+from harness.errors import ParameterError
+from harness.hookspecs import hookimpl
+from harness.params import param
+from harness.types import Capability
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewShotParams:
+    """Parameters of ``fewshot``."""
+
+    shots: tuple[int, ...] = param((1, 5, 10, 25), help="support images per class, rising", unit="images", low=1)
+    seeds: int = param(3, help="how many supports are drawn", low=1)
+    ridge_lambda: float = param(1024.0, help="penalty on the squared weights of standardised features", low=1e-6)
+
+    def __post_init__(self) -> None:
+        if not self.shots or list(self.shots) != sorted(set(self.shots)):
+            text = "+".join(map(str, self.shots)) or "nothing"
+            raise ParameterError(f"fewshot: shots must be numbers that rise, not {text}", hint="for example 1+5+10")
+
+
+@hookimpl
+def harness_register_probes() -> Iterable[ProbeEntry]:
+    """Offer ``fewshot``."""
+    yield ProbeEntry(
+        name="fewshot",
+        target="harness_probes.fewshot_probe:FewShotProbe",
+        summary="accuracy of a linear classifier fitted on a few images per class (ridge regression)",
+        params=FewShotParams,
+        learns=True,
+        stochastic=True,
+        needs=frozenset({Capability.POOLED}),
+        headline="accuracy",
+    )

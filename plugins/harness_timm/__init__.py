@@ -1,0 +1,1 @@
+"""Model families of timm, one plugin module a family."""

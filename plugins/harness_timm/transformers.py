@@ -1,0 +1,172 @@
+"""timm's VisionTransformer, plain and distilled, as a Model: one walk over its own parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Attention
+from torch import Tensor
+
+from harness.types import BlockAttention, BlockTokens, Capability, ModelInfo, ModelOutputs, OutputSpec
+from harness_timm.wrapper import TimmModel
+
+
+class TransformerModel(TimmModel):
+    """A VisionTransformer of timm.
+
+    Tokens of block i are those that leave it; ``normed_tokens`` went through the network's ``norm``, which is the
+    identity in networks that normalise after pooling (``fc_norm``). ``pooled`` is ``forward_head(pre_logits=True)``:
+    the class token after the norm, or the pooled patches in networks without one; of a distilled network it is the
+    class token after the norm. Attention is softmax(Q K^T / sqrt(d)), before dropout; the blocks it is asked of leave
+    the fused kernel for that pass alone.
+
+    Sites: ``block:i`` sees the tokens that enter block i; ``pos_embed`` sees the position embeddings themselves, which
+    enter the sum with the patch embeddings (zeros for prefix tokens without one), so that they can be ablated. Both may
+    drop patches: ``kept`` says which stay, and the ``grid`` of tokens further on is one row of them.
+    """
+
+    def __init__(self, net: Any, card: ModelInfo) -> None:
+        """``card``: what is known without the network; the rest is read off here."""
+        distilled = isinstance(net, VisionTransformerDistilled)
+        prefix = _prefix_names(net, distilled)
+        blocks = len(net.blocks)
+        sites = [f"block:{i}" for i in range(blocks)]
+        if net.pos_embed is not None:
+            sites.append("pos_embed")
+        pools = net.attn_pool is not None or bool(net.global_pool)
+        classes = net.num_classes if pools else 0
+        capabilities = {Capability.TOKENS, Capability.GRADIENTS, Capability.INTERVENTION}
+        facts = {
+            Capability.LOGITS: classes > 0,
+            Capability.POOLED: pools,
+            Capability.CLASS_TOKEN: "cls" in prefix,
+            Capability.ATTENTION: all(type(getattr(block, "attn", None)) is Attention for block in net.blocks),
+        }
+        info = replace(
+            card,
+            label_space=card.label_space if classes else None,
+            num_classes=classes or None,
+            num_blocks=blocks,
+            embed_dim=net.embed_dim,
+            pooled_dim=net.num_features if pools else None,
+            patch_size=_patch_size(net),
+            prefix=prefix,
+            heads=() if not classes else ("average", "cls", "dist") if distilled else ("head",),
+            capabilities=frozenset(capabilities | {capability for capability, holds in facts.items() if holds}),
+        )
+        super().__init__(net, info, sites=sites, droppable=True)
+        self._distilled = distilled
+        self._grid: tuple[int, int] = tuple(net.patch_embed.grid_size)
+
+    def _forward(self, pixels: Tensor, want: OutputSpec) -> ModelOutputs:
+        tokens: dict[int, BlockTokens] = {}
+        normed: dict[int, BlockTokens] = {}
+        head = want.logits or want.pooled
+        last = len(self.net.blocks) - 1 if head else max(want.tokens | want.normed_tokens | want.attention, default=-1)
+        with self._attention_of(want.attention) as attention:
+            x, kept = self._embed(pixels)
+            for i, block in enumerate(self.net.blocks[: last + 1]):
+                x, kept = self._enter(f"block:{i}", x, kept)
+                x = block(x)
+                if i in want.tokens:
+                    tokens[i] = self._split(x, kept)
+                if i in want.normed_tokens:
+                    normed[i] = self._split(self.net.norm(x), kept)
+        logits, pooled = self._head(self.net.norm(x), want) if head else ({}, None)
+        return ModelOutputs(
+            logits=logits,
+            pooled=pooled,
+            tokens=tokens,
+            normed_tokens=normed,
+            attention={i: BlockAttention(weights=weights, kind="global") for i, weights in attention.items()},
+        )
+
+    def _embed(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (N, P + K, D) that enter the first block, and which patches are left."""
+        net = self.net
+        x, kept = net.patch_embed(pixels), None
+        if self._interventions.at("pos_embed"):
+            x, kept = self._add_positions(x.flatten(1, -2))
+        else:
+            x = net._pos_embed(x)
+        return net.norm_pre(net.patch_drop(x)), kept
+
+    def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        net, n = self.net, len(patches)
+        named = (getattr(net, name, None) for name in ("cls_token", "dist_token", "reg_token"))
+        prefix = torch.cat(
+            [patches.new_zeros(n, 0, patches.shape[2])] + [t.expand(n, -1, -1) for t in named if t is not None], 1
+        )
+        positions = net.pos_embed.expand(n, -1, -1)
+        with_prefix = 0 if net.no_embed_class else prefix.shape[1]
+        of_prefix = positions[:, :with_prefix] if with_prefix else torch.zeros_like(prefix)
+        of_prefix, of_patches, kept = self._interventions.apply(
+            "pos_embed", of_prefix, positions[:, with_prefix:], self._grid, None
+        )
+        if kept is not None:
+            patches = patches.take_along_dim(kept.unsqueeze(-1), dim=1)
+        return net.pos_drop(torch.cat([prefix + of_prefix, patches + of_patches], dim=1)), kept
+
+    def _enter(self, site: str, x: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if not self._interventions.at(site):
+            return x, kept
+        p = len(self.info.prefix)
+        prefix, patches, kept = self._interventions.apply(site, x[:, :p], x[:, p:], self._grid, kept)
+        return torch.cat([prefix, patches], dim=1), kept
+
+    def _split(self, x: Tensor, kept: Tensor | None) -> BlockTokens:
+        p = len(self.info.prefix)
+        grid = self._grid if kept is None else (1, x.shape[1] - p)
+        return BlockTokens(prefix=x[:, :p], patches=x[:, p:], grid=grid)
+
+    def _head(self, x: Tensor, want: OutputSpec) -> tuple[Mapping[str, Tensor], Tensor | None]:
+        net = self.net
+        pooled = net.head_drop(x[:, 0]) if self._distilled else net.forward_head(x, pre_logits=True)
+        logits: dict[str, Tensor] = {}
+        if want.logits and self._distilled:
+            by_class, by_distillation = net.head(pooled).float(), net.head_dist(net.head_drop(x[:, 1])).float()
+            logits = {"average": (by_class + by_distillation) / 2, "cls": by_class, "dist": by_distillation}
+        elif want.logits:
+            logits = {"head": net.head(pooled).float()}
+        return logits, pooled if want.pooled else None
+
+    @contextmanager
+    def _attention_of(self, blocks: frozenset[int]) -> Iterator[dict[int, Tensor]]:
+        """While open, a pass leaves the attention weights (N, heads, queries, keys) of ``blocks`` in the value."""
+        seen: dict[int, Tensor] = {}
+        layers = {i: self.net.blocks[i].attn for i in blocks}
+        fused = {i: layer.fused_attn for i, layer in layers.items()}
+        handles = []
+
+        def keep(i: int, weights: Tensor) -> None:
+            seen[i] = weights
+
+        try:
+            for i, layer in layers.items():
+                layer.fused_attn = False
+                handles.append(layer.attn_drop.register_forward_pre_hook(lambda _, inputs, i=i: keep(i, inputs[0])))
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+            for i, layer in layers.items():
+                layer.fused_attn = fused[i]
+
+
+def _prefix_names(net: Any, distilled: bool) -> tuple[str, ...]:
+    names = ["cls"] if net.cls_token is not None else []
+    if distilled:
+        names.append("dist")
+    registers = net.num_prefix_tokens - len(names)
+    return (*names, *(f"register{i}" for i in range(registers)))
+
+
+def _patch_size(net: Any) -> int | None:
+    """Pixels per patch; the side of the input over that of the grid, since a hybrid's stem counts, too."""
+    side, cells = net.patch_embed.img_size[0], net.patch_embed.grid_size[0]
+    return side // cells if side % cells == 0 else None

@@ -1,0 +1,61 @@
+"""The harness' own components keep every promise: one per architecture class, and every other component there is."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.catalog import build_catalog
+from harness.manager import build_manager
+from harness.testing import SampleOptions, check_named
+
+MODELS = {
+    "vit": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    "deit": "deit_tiny_distilled_patch16_224.fb_in1k",
+    "resnet": "resnet10t.c3_in1k",
+}
+
+
+@cache
+def catalog():
+    return build_catalog(build_manager())
+
+
+def failures(kind, name, **options):
+    return {o.check: o.message for o in check_named(catalog(), kind, name, **options) if o.status == "failed"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name):
+    assert failures("model", name, params={"arch": MODELS[name]}) == {}
+
+
+@pytest.mark.parametrize("name", ["none", "patchdrop_random", "patchdrop_random:grid=7x7"])
+def test_perturbations(name):
+    assert failures("perturbation", name) == {}
+
+
+@pytest.mark.parametrize("name", ["head", "fewshot"])
+def test_probes(name):
+    assert failures("probe", name) == {}
+
+
+def test_digits():
+    assert failures("dataset", "digits") == {}
+
+
+def test_folder(tmp_path):
+    pixels = np.random.default_rng(0)
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            image = Image.fromarray(pixels.integers(0, 256, (40 + i, 48, 3), dtype=np.uint8))
+            image.save(tmp_path / name / f"{i}.png")
+    assert failures("dataset", "folder", params={"root": str(tmp_path)}) == {}
+
+
+def test_summaries():
+    assert failures("summary", "retention", sample=SampleOptions()) == {}

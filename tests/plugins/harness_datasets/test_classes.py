@@ -1,0 +1,87 @@
+"""Class names into labels, ImageNet's ids against published constants."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from harness.errors import DataError
+from harness_datasets import classes
+from harness_datasets.classes import imagenet_wnids, name_classes, number_classes
+
+
+def test_imagenets_ids_stand_in_their_published_places():
+    wnids = imagenet_wnids()
+    assert len(wnids) == 1000
+    # Well-known indices: tench, ostrich, tabby, Persian cat, airliner, vase, toilet tissue.
+    published = {0: "n01440764", 9: "n01518878", 281: "n02123045", 283: "n02123394", 404: "n02690373"}
+    published |= {883: "n04522168", 999: "n15075141"}
+    assert {index: wnids[index] for index in published} == published
+
+
+def test_a_few_imagenet_ids_keep_their_true_indices():
+    found = name_classes({"n15075141", "n02123045"}, label_space=None, where="here")
+    assert found.label_space == "imagenet1k"
+    assert found.names == imagenet_wnids()
+    assert found.labels()["n02123045"] == 281
+    assert found.labels()["n15075141"] == 999
+
+
+def test_own_classes_are_sorted_and_name_their_label_space_by_content():
+    one = name_classes({"dog", "cat"}, label_space=None, where="here")
+    assert one.names == ("cat", "dog")
+    assert one.label_space.startswith("classes:")
+    assert len(one.label_space) == len("classes:") + 12
+    assert name_classes(["cat", "dog"], label_space=None, where="there") == one
+    assert name_classes(["cat", "dogs"], label_space=None, where="there").label_space != one.label_space
+    assert name_classes(["catdog", ""], label_space=None, where="there").label_space != one.label_space
+    assert name_classes({"dog", "cat"}, label_space="pets", where="here").label_space == "pets"
+
+
+def test_own_numbers_imagenet_ids_in_sorted_order():
+    found = name_classes({"n15075141", "n02123045"}, label_space="own", where="here")
+    assert found.names == ("n02123045", "n15075141")
+    assert found.label_space.startswith("classes:")
+
+
+@pytest.mark.parametrize(
+    ("names", "label_space", "message"),
+    [
+        ({"n02123045", "images"}, None, "found images beside n02123045"),
+        ({"cat", "dog"}, "imagenet1k", "expected ImageNet ids as class names, found cat, dog"),
+        ({"n02123045", "n00000001"}, None, "n00000001 of 2 class names are not among"),
+        ({"cat"}, None, "only one class, cat"),
+    ],
+)
+def test_names_in_doubt_are_refused(names, label_space, message):
+    with pytest.raises(DataError, match=message) as caught:
+        name_classes(names, label_space=label_space, where="here")
+    assert caught.value.message.startswith("here: ")
+    assert caught.value.hint
+
+
+def test_numbers_name_themselves_unless_named():
+    found = number_classes({0, 3}, {3: "horse"}, label_space=None, where="here")
+    assert found.names == ("0", "1", "2", "horse")
+    assert number_classes({7}, {7: "cock"}, label_space="imagenet1k", where="here").names == imagenet_wnids()
+    assert number_classes({1}, {}, label_space="cifar10", where="here").label_space == "cifar10"
+
+
+@pytest.mark.parametrize(("indices", "label_space"), [({1, 1000}, "imagenet1k"), ({-1, 3}, None), ({10**9}, None)])
+def test_numbers_outside_the_label_space_are_refused(indices, label_space):
+    with pytest.raises(DataError, match="class indices reach from"):
+        number_classes(indices, {}, label_space=label_space, where="here")
+
+
+@pytest.mark.parametrize("content", [None, "n01440764\n", "\n".join(f"n{i:08d}" for i in range(1000, 0, -1))])
+def test_a_damaged_timm_is_told(tmp_path, monkeypatch, content):
+    if content is not None:
+        (tmp_path / "data" / "_info").mkdir(parents=True)
+        (tmp_path / "data" / "_info" / "imagenet_synsets.txt").write_text(content)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(classes.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(DataError) as caught:
+        imagenet_wnids()
+    assert caught.value.hint == "reinstall timm"
+    monkeypatch.setattr(classes.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="not installed"):
+        imagenet_wnids()
