@@ -106,7 +106,7 @@ class RunResult:
         from harness.report.tables import record_tables, summary_tables
         from harness.report.terminal import plain
 
-        tables = [*record_tables(self.records, self.headlines), *summary_tables(self.summaries)]
+        tables = [*record_tables(self.records, self.headlines), *summary_tables(self.summaries, self.records)]
         head = f"RunResult: {len(self.records)} records, {len(self.failures)} failed, in {self.path}"
         return "\n\n".join([head, *(plain(table) for table in tables)])
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -126,14 +127,18 @@ def _build_model(catalog: Catalog, resolved: Resolved, weights: WeightsChoice) -
 def perturbation_component(catalog: Catalog, item: object) -> PerturbationComponent:
     """A perturbation by its text (``patchdrop_random:grid=7@0.5``) or an instance, at the levels asked for.
 
-    Without ``@LEVEL`` a perturbation that has levels is run at all of its sweep.
+    Either may come as a pair with its levels, ``(instance, [0.25, 0.5])``. Without levels a perturbation that has
+    some is run at all of its sweep.
     """
     if isinstance(item, str):
         return _named_perturbation(catalog, item)
     levels: tuple[float, ...] | None = None
     if isinstance(item, tuple) and len(item) == 2:
         item, given = item
-        levels = tuple(float(level) for level in given) if isinstance(given, list | tuple) else (float(given),)
+        levels = _given_levels(given)
+    if isinstance(item, str):
+        named = _named_perturbation(catalog, item)
+        return dataclasses.replace(named, levels=_levels(levels, named.level, item))
     if not isinstance(item, Perturbation | ModelPerturbation):
         raise UsageError(
             f"perturbation: a {type(item).__name__} is neither a name nor a perturbation",
@@ -195,6 +200,16 @@ def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
         build=lambda: cast("AnyPerturbation", catalog.instantiate(resolved)),
         injected=injected,
     )
+
+
+def _given_levels(given: object) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(level) for level in given) if isinstance(given, Iterable) else (float(cast("Any", given)),)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"perturbation: levels are a number or a list of numbers, not {given!r}") from error
+    if not levels:
+        raise UsageError("perturbation: an empty list of levels", hint="leave it out for the whole sweep")
+    return levels
 
 
 def _levels(given: tuple[float, ...] | None, level: LevelSpec | None, where: str) -> tuple[float | None, ...]:

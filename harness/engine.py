@@ -14,14 +14,14 @@ import torch
 from harness import checkpoints
 from harness.checkpoints import Checkpoint
 from harness.environment import environment_block
-from harness.errors import DataError, UsageError, WeightsError
+from harness.errors import CapabilityError, DataError, UsageError, WeightsError
 from harness.feature_cache import FeatureCache
 from harness.forward import Counters, Forward, choose_device
 from harness.loader import BatchSize
 from harness.outcome_files import write_outcomes
 from harness.progress import NoProgress, Progress
 from harness.support import Preparation
-from harness.types import Measurement, ResultRecord, digest
+from harness.types import Measurement, ModelInfo, ResultRecord, digest
 from harness.walk import Failure, Walk, failure_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from harness.cell_run import CellRun
+    from harness.components import ModelComponent
     from harness.planning import Pass, PlannedCell, RunPlan
     from harness.protocols import Model
     from harness.records import RecordStore
@@ -59,7 +60,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name, low in (("batch_size", 1), ("checkpoint_every", 1), ("workers", 0)):
             value = getattr(self, name)
-            if value != "auto" and (not isinstance(value, int) or value < low):
+            if (name == "workers" or value != "auto") and (not isinstance(value, int) or value < low):
                 raise UsageError(f"{name.replace('_', '-')} must be a whole number from {low} up, not {value!r}")
 
 
@@ -125,6 +126,7 @@ class _Runner:
         try:
             self.progress.note(f"{walk.model.ref.name}: loading ({walk.model.weights.identity.split(':')[0]} weights)")
             model = walk.model.build().to(self.device)
+            _check_facts(walk.model, model.info)
         except WeightsError:
             raise
         except Exception as error:  # noqa: BLE001 - one broken model must not take the other models with it
@@ -133,6 +135,10 @@ class _Runner:
         for group in self._groups(walk):
             try:
                 self._run_group(walk.restrict(item.key for item in group.cells), model, forward, group)
+            except WeightsError:
+                raise
+            except _StoppedEarly:
+                return
             except Exception as error:  # noqa: BLE001 - the records of other passes are worth having
                 done = self.store.keys() | {failure.key for failure in self.execution.failures}
                 self.execution.failures += [failure_of(item, error) for item in group.cells if item.key not in done]
@@ -181,18 +187,23 @@ class _Runner:
                 saver.supersedes = found.pass_id
             try:
                 self.progress.begin(_title(walk), (len(positions) - offset) * walk.forwards_per_image)
-                loop.run(
-                    positions[offset:],
-                    workers=self.options.workers,
-                    after_batch=lambda consumed: saver.after_batch(
-                        offset + consumed, loop.runs, last=offset + consumed == len(positions)
-                    ),
-                )
+                self._stop_if_failed(loop)
+
+                def after_batch(consumed: int) -> None:
+                    self._stop_if_failed(loop)
+                    done = offset + consumed
+                    saver.after_batch(done, loop.runs, last=done == len(positions))
+
+                loop.run(positions[offset:], workers=self.options.workers, after_batch=after_batch)
             finally:
                 self.progress.end()
                 self.execution.failures += loop.failures.values()
         self._write(walk, loop, positions, started=started, batch_size=batch_size.value)
         saver.remove()
+
+    def _stop_if_failed(self, loop: Walk) -> None:
+        if self.options.fail_fast and loop.failures:
+            raise _StoppedEarly
 
     def _write(
         self, walk: Pass, loop: Walk, positions: npt.NDArray[np.int64], *, started: float, batch_size: int
@@ -242,6 +253,26 @@ class _Runner:
         return ResultRecord(
             key=item.key, cell=item.cell.as_dict(), measurements=tuple(rows), environment=dict(environment)
         )
+
+
+def _check_facts(planned: ModelComponent, built: ModelInfo) -> None:
+    """The plan was made from what entry and preset say of a model; numbers of another view would be wrong ones.
+
+    Raises :class:`CapabilityError` where the model that was built says otherwise.
+    """
+    for fact, said, found in (
+        ("view", planned.view.text, built.view.text),
+        ("label space", planned.label_space, built.label_space),
+    ):
+        if said != found:
+            raise CapabilityError(
+                f"model {planned.ref.name}: its entry or preset says {fact} {said}, the model itself says {found}",
+                hint=f"give it a preset that says so, in a file for --registry (view: {built.view.text})",
+            )
+
+
+class _StoppedEarly(Exception):  # noqa: N818 - a signal, no error: the failure that caused it is listed already
+    """A cell has failed and the run was asked to stop there; its other cells have neither record nor failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ class Entry:
 class ModelEntry(Entry):
     """A model or a family of models; its target also gets ``weights=``, a :class:`harness.weights.WeightsChoice`.
 
-    ``view``, ``label_space``, ``capabilities`` and ``num_classes`` are facts that planning needs; a preset may refine
+    ``view``, ``label_space`` and ``capabilities`` are facts that planning needs; a preset may refine
     them, and the contract kit compares them with what is built. ``tag_param`` names the parameter that identifies the
     pretrained weights; None for a model whose weights are embedded in the plugin.
     """

@@ -10,10 +10,10 @@ import torch
 
 from harness.engine import AUTO_BATCH_SIZE, RunOptions
 from harness.feature_cache import FeatureCache
-from harness.forward import Counters, Forward, choose_device
+from harness.forward import Counters, Forward, as_memory_allows, choose_device
 from harness.loader import BatchSize, load_batches
 from harness.planning import union
-from harness.progress import NoProgress
+from harness.progress import NoProgress, Progress
 from harness.support import Preparation, forward_perturbed
 from harness.types import ImageBatch, JSONValue, OutputSpec
 
@@ -70,17 +70,20 @@ class Estimate:
         return "\n".join([*lines, f"about {_duration(self.seconds)} in all on {self.device}"])
 
 
-def estimate(plan: RunPlan, options: RunOptions) -> Estimate:
-    """Time a few batches of each pass of ``plan`` and scale them up. Nothing is fitted, recorded or cached.
+def estimate(plan: RunPlan, options: RunOptions, progress: Progress | None = None) -> Estimate:
+    """Time a few batches of each pass of ``plan`` and scale them up. Nothing is recorded.
 
     A pass is timed with what it would do to each batch: decode, perturb at every level, forward. Support images that
-    the cache lacks are counted at the price of one clean forward each.
+    the cache lacks are counted at the price of one clean forward each. What a perturbation must prepare first (a
+    patch, the probe that an attack aims at) is prepared, but its time is not counted.
     """
     device = choose_device(options.device)
-    return Estimate(passes=tuple(_time_pass(walk, options, device) for walk in plan.passes), device=str(device))
+    progress = progress or NoProgress()
+    passes = tuple(_time_pass(walk, options, device, progress) for walk in plan.passes)
+    return Estimate(passes=passes, device=str(device))
 
 
-def _time_pass(walk: Pass, options: RunOptions, device: torch.device) -> PassEstimate:
+def _time_pass(walk: Pass, options: RunOptions, device: torch.device, progress: Progress) -> PassEstimate:
     started = time.perf_counter()
     model = walk.model.build().to(device)
     size = options.batch_size
@@ -94,16 +97,19 @@ def _time_pass(walk: Pass, options: RunOptions, device: torch.device) -> PassEst
         workers=options.workers,
         cache=None if options.cache_dir is None else FeatureCache(options.cache_dir / "features"),
         cache_dir=options.cache_dir,
-        progress=NoProgress(),
+        progress=progress,
     )
-    timed = _Timed(preparation=preparation, forward=forward)
     loading = time.perf_counter() - started
+    support_images = preparation.missing_support_images(list(walk.cells))
+    for cell in walk.cells:
+        preparation.perturbation(cell)
+    timed = _Timed(preparation=preparation, forward=forward)
     positions = walk.positions()[: batch_size.value * (1 + TIMED_BATCHES)]
     for _, batch in load_batches(
         walk.dataset.dataset, walk.split, positions, walk.view, batch_size=batch_size, workers=options.workers
     ):
-        timed.batch(batch.to(device))
-    support_images = preparation.missing_support_images(list(walk.cells))
+        if len(batch):
+            list(as_memory_allows(batch, batch_size, timed.batch, device=device, progress=progress))
     images = walk.num_images
     return PassEstimate(
         model=walk.model.ref.name,

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from harness.errors import CapabilityError, UsageError
+from harness.loader import BatchSize, split_batch
 from harness.protocols import FittedProbe, Model, Probe
-from harness.types import ModelOutputs, OutputSpec
+from harness.types import ImageBatch, ModelOutputs, OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.planning import Precision
+    from harness.progress import Progress
 
+T = TypeVar("T")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,6 +103,37 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def as_memory_allows(
+    loaded: ImageBatch,
+    batch_size: BatchSize,
+    work: Callable[[ImageBatch], T],
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> Iterator[T]:
+    """``work`` on ``loaded``, moved to ``device`` in parts of at most ``batch_size``, halved where memory runs out.
+
+    ``work`` is called anew on each half, so it must leave nothing behind when it fails. Out of memory on a single
+    image is raised, and so is every other error.
+    """
+    pending = [loaded]
+    while pending:
+        batch = pending.pop(0)
+        if len(batch) > batch_size.value:
+            pending[:0] = split_batch(batch, batch_size.value)
+            continue
+        try:
+            done = work(batch.to(device))
+        except Exception as error:  # only out of memory is handled: a smaller batch may pass
+            if not is_out_of_memory(error) or not batch_size.halve(len(batch)):
+                raise
+            pending.insert(0, batch)
+            release_memory(device)
+            progress.note(f"out of memory: going on with batches of {batch_size.value}")
+            continue
+        yield done
 
 
 def release_memory(device: torch.device) -> None:

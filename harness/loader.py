@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.protocols import Dataset
@@ -21,13 +21,21 @@ class BatchSize:
     """The batch size in force; out of memory halves it for all that follows."""
 
     value: int
+    _asked: int = field(init=False)
 
-    def halve(self) -> bool:
-        """Halve it; False if one image is already too much."""
-        if self.value <= 1:
+    def __post_init__(self) -> None:
+        self._asked = self.value
+
+    def halve(self, images: int) -> bool:
+        """Go on with half of a batch of ``images`` that was too large; False if one image is already too much."""
+        if images <= 1:
             return False
-        self.value = (self.value + 1) // 2
+        self.value = (min(images, self.value) + 1) // 2
         return True
+
+    def restore(self) -> None:
+        """Back to what was asked for: what did not fit even with one image takes no further part."""
+        self.value = self._asked
 
 
 def load_batches(

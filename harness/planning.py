@@ -190,7 +190,9 @@ class RunPlan:
         groups: dict[tuple[int, str, float | None], set[str]] = {}
         for number, walk in enumerate(self.passes):
             for cell in walk.cells:
-                groups.setdefault((number, cell.unit, cell.cell.level), set()).add(cell.key)
+                # Every level that changes nothing is answered from the clean forward.
+                shared = ("", None) if cell.is_identity else (cell.unit, cell.cell.level)
+                groups.setdefault((number, *shared), set()).add(cell.key)
         mine = {key for place, keys in enumerate(groups.values()) if place % count == index for key in keys}
         if index == 0:
             mine |= {cell.key for cell in self.not_applicable}
@@ -232,6 +234,14 @@ def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[Su
     for kind, found in (("model", models), ("dataset", datasets), ("perturbation", perturbations), ("probe", probes)):
         if not found:
             raise UsageError(f"nothing to run: no {kind} was given")
+    for items, refs in (
+        (request.perturbations, [item.ref.key for item in perturbations]),
+        (request.support_perturbations, [item.ref.key for item in supports]),
+        (request.probes, [item.ref.key for item in probes]),
+        (request.models, [{**item.ref.key, "weights": item.weights.identity} for item in models]),
+        (request.datasets, [{**item.ref.key, "fingerprint": item.dataset.info.fingerprint} for item in datasets]),
+    ):
+        _refuse_namesakes(items, refs)
     clean = perturbation_component(catalog, CLEAN)
     planned: dict[str, PlannedCell] = {}
     refused: dict[str, Cell] = {}
@@ -253,6 +263,19 @@ def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[Su
         passes=tuple(_passes(planned.values(), places, clean)),
         headlines={probe.ref.name: probe.headline for probe in probes},
     )
+
+
+def _refuse_namesakes(items: Sequence[object], keys: Sequence[Mapping[str, JSONValue]]) -> None:
+    """Two instances that records could not tell apart would share one record: say so instead of dropping one."""
+    first: dict[str, object] = {}
+    for item, key in zip(items, keys, strict=True):
+        instance = item[0] if isinstance(item, tuple) else item
+        if not isinstance(instance, str) and first.setdefault(digest(key), instance) is not instance:
+            raise UsageError(
+                f"two different objects both call themselves {key['use']} with equal parameters, so that their records "
+                "would be the same",
+                hint="give them different names or parameters in their info",
+            )
 
 
 def _with_clean(

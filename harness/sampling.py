@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
@@ -28,8 +28,8 @@ def limit_count(limit: str | int | float | None, total: int) -> int | None:
     try:
         number = float(limit)
     except ValueError:
-        number = float("nan")
-    if not number > 0 or (number >= 1 and number != int(number)) or re.fullmatch(r"\s*", str(limit)):
+        number = math.nan
+    if not 0 < number < math.inf or (number >= 1 and not number.is_integer()):
         raise UsageError(f"limit must be a number of images or a fraction below 1, not {limit!r}")
     count = int(number) if number >= 1 else max(1, round(number * total))
     return None if count >= total else count

@@ -204,23 +204,35 @@ def _check_depth(text: str, file: str) -> None:
 def _check_nodes(root: Item) -> None:
     """Refuse what would make a value mean other than it says: a node that stands in two places, a tag, a merge."""
     seen: set[int] = set()
-    waiting: list[Item] = [root]
+    # Each node with its parent's place and its own step: a path is spelt out only where there is something to say.
+    waiting: list[tuple[Any, Any, str]] = [(root.node, None, "")]
     while waiting:
-        item = waiting.pop()
-        node: Any = item.node
+        place = waiting.pop()
+        node = place[0]
         if id(node) in seen:
-            raise item.error("YAML anchors and aliases (&name, *name) are not supported", hint="write the value out")
+            raise _item_at(place, root.file).error(
+                "YAML anchors and aliases (&name, *name) are not supported", hint="write the value out"
+            )
         seen.add(id(node))
         if node.tag == f"{_PREFIX}merge":
-            raise item.error("YAML merge keys (<<) are not supported", hint="write the keys out")
+            raise _item_at(place, root.file).error("YAML merge keys (<<) are not supported", hint="write the keys out")
         if node.tag not in _KNOWN_TAGS:
             shown = str(node.tag).removeprefix(_PREFIX)
-            raise item.error(
+            raise _item_at(place, root.file).error(
                 f"YAML type {shown!r} is not supported", hint="quote a text that looks like one; data only"
             )
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                child = f"{item.path}.{key.value}" if item.path else str(key.value)
-                waiting += [Item(key, item.file, item.path), Item(value, item.file, child)]
+                waiting.append((key, place, ""))
+                waiting.append((value, place, f".{key.value}"))
         elif isinstance(node, yaml.SequenceNode):
-            waiting += item.elements()
+            waiting += [(element, place, f"[{number}]") for number, element in enumerate(node.value)]
+
+
+def _item_at(place: tuple[Any, Any, str], file: str) -> Item:
+    steps = []
+    node, parent, step = place
+    while parent is not None:
+        steps.append(step)
+        _, parent, step = parent
+    return Item(node, file, "".join(reversed(steps)).removeprefix("."))

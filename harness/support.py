@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from harness.errors import CapabilityError, DataError, HarnessError
+from harness.adapters import check_want
+from harness.errors import CapabilityError, DataError, HarnessError, WeightsError
 from harness.feature_cache import FeatureCache, MemoryWriter, StoredFeatures, TableWriter
 from harness.features import extract
-from harness.forward import Forward, head_scores, is_out_of_memory, probe_scores, release_memory
-from harness.loader import BatchSize, load_batches, split_batch
+from harness.forward import Forward, as_memory_allows, head_scores, is_out_of_memory, probe_scores
+from harness.loader import BatchSize, load_batches
 from harness.planning import union
 from harness.protocols import (
     FittedProbe,
@@ -64,6 +65,7 @@ class Preparation:
     _perturbations: dict[str, AnyPerturbation] = field(default_factory=dict)
     _injected: dict[str, Model] = field(default_factory=dict)
     _tables: dict[str, StoredFeatures] = field(default_factory=dict)
+    _selected: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def probe(self, cell: PlannedCell) -> Probe:
         """The cell's probe, built once per reference."""
@@ -85,11 +87,28 @@ class Preparation:
             self._fitted[cell.fit_key] = self._fit(cell)
         return self._fitted[cell.fit_key]
 
-    def extract_all(self, cells: list[PlannedCell]) -> None:
-        """Extract, in as few passes as can be, every support table that ``cells`` need and the cache lacks."""
+    def extract_all(self, cells: list[PlannedCell]) -> dict[str, Exception]:
+        """Extract, in as few passes as can be, every support table that ``cells`` need and the cache lacks.
+
+        Returns what went wrong, by the fit key of the cells that cannot be fitted for it.
+        """
+        broken: dict[str, Exception] = {}
         for members in self._by_support_pixels(cells):
-            if missing := self._missing(members):
+            missing: dict[str, _Wanted] = {}
+            for cell in members:
+                try:
+                    missing |= self._missing([cell])
+                except Exception as error:  # noqa: BLE001 - a probe that cannot choose must not take the others with it
+                    broken[cell.fit_key] = error
+            if not missing:
+                continue
+            try:
                 self._extract(members[0], missing)
+            except WeightsError:
+                raise
+            except Exception as error:  # noqa: BLE001 - probes fitted on other pixels can go on
+                broken |= {cell.fit_key: error for cell in members if cell.fit_key not in broken}
+        return broken
 
     def missing_support_images(self, cells: list[PlannedCell]) -> int:
         """How many support images :meth:`extract_all` would decode and forward for ``cells``."""
@@ -163,7 +182,7 @@ class Preparation:
             "seed": parts.seeds.support_perturb,
         }
         if cell.support is not None and cell.support.target == "probe":
-            key["target"] = parts.probe.key
+            key["target"] = [parts.probe.key, parts.seeds.probe]
         return key
 
     def _table_key(
@@ -185,13 +204,32 @@ class Preparation:
 
     def _selection(self, cell: PlannedCell) -> tuple[FeatureSpec, npt.NDArray[np.int64]]:
         """What the cell's probe is fitted on: the vector, and the support images it chose from the labels alone."""
-        probe = self.probe(cell)
+        probe, seed = self.probe(cell), cell.cell.seeds.probe or 0
         spec = probe.features(self.model.info)
         if spec is None:
             raise CapabilityError(f"probe {cell.probe.ref.name} learns but names no features")
-        labels = self.walk.dataset.dataset.index(self._support_split).labels
-        positions = np.unique(np.asarray(probe.select_support(labels, cell.cell.seeds.probe or 0), dtype=np.int64))
-        return spec, positions
+        check_want(self.model.info, spec.outputs(self.model.info.num_blocks))
+        name = digest([cell.probe.ref.fingerprint, seed])
+        if name not in self._selected:
+            labels = self.walk.dataset.dataset.index(self._support_split).labels
+            positions = np.unique(np.asarray(probe.select_support(labels, seed), dtype=np.int64))
+            self._check_disjoint(positions)
+            self._selected[name] = positions
+        return spec, self._selected[name]
+
+    def _check_disjoint(self, positions: npt.NDArray[np.int64]) -> None:
+        """Raise :class:`DataError` naming an image that would be both learned from and asked about."""
+        dataset = self.walk.dataset.dataset
+        ids = dataset.index(self._support_split).ids
+        support = {ids[int(position)] for position in positions}
+        shared = next((name for name in dataset.index(self.walk.split).ids if name in support), None)
+        if shared is not None:
+            raise DataError(
+                f"dataset {dataset.info.name}: image {shared} lies in split {self.walk.split!r}, which is asked about, "
+                f"and in split {self._support_split!r}, which probes learn from",
+                hint="ask about a split that shares no images with it, such as "
+                f"--split {dataset.info.query_split}, or repair the dataset",
+            )
 
     def _missing(self, cells: list[PlannedCell]) -> dict[str, _Wanted]:
         """The tables of ``cells`` that are neither at hand nor in the cache; what is in the cache is taken up."""
@@ -219,42 +257,48 @@ class Preparation:
             for name, item in missing.items()
         }
         self.progress.begin(f"{self.walk.model.ref.name}: support features", len(wanted))
+        rows = dict.fromkeys(missing, 0)
         try:
-            for batch, outputs in self._perturbed_outputs(cell, self._support_split, wanted, want):
+            for batch, outputs in self._perturbed_outputs(cell, wanted, want):
                 for name, item in missing.items():
                     inside = np.isin(batch.positions, item.positions)
                     x = extract(outputs, item.spec, self.model.info).float().cpu().numpy()
                     writers[name].append(x[inside], batch.positions[inside])
+                    rows[name] += int(inside.sum())
                 self.progress.advance(len(batch))
+            unread = max(len(item.positions) - rows[name] for name, item in missing.items())
+            if unread:
+                # Not kept: once those images are repaired, the same key means the whole table.
+                raise DataError(
+                    f"{unread} of the {len(wanted)} support images that probes chose cannot be read",
+                    hint="repair or remove the images that were reported, then run again",
+                )
             self._tables |= {name: writer.finish() for name, writer in writers.items()}
-        except BaseException:
+        except BaseException as error:
             for writer in writers.values():
                 writer.discard()
+            if is_out_of_memory(error):
+                self.batch_size.restore()
             raise
         finally:
             self.progress.end()
 
     def _perturbed_outputs(
-        self, cell: PlannedCell, split: str, positions: npt.NDArray[np.int64], want: OutputSpec
+        self, cell: PlannedCell, positions: npt.NDArray[np.int64], want: OutputSpec
     ) -> Iterator[tuple[ImageBatch, Any]]:
-        assert cell.support is not None
+        """Support images as the cell's support perturbation leaves them, and the model's outputs on them."""
         perturbation = self._support_perturbation(cell)
-        for consumed, loaded in self._load(split, positions):
+
+        def outputs(batch: ImageBatch) -> tuple[ImageBatch, Any]:
+            state, level = perturbation.begin(batch), cell.cell.support_level
+            return forward_perturbed(self.forward, self.model, perturbation, batch, state, level, want)
+
+        for consumed, loaded in self._load(self._support_split, positions):
             self.forward.counters.skipped_images += consumed - len(loaded)
-            pending = split_batch(loaded, self.batch_size.value)
-            while pending:
-                batch = pending.pop(0).to(self.forward.device)
-                try:
-                    state, level = perturbation.begin(batch), cell.cell.support_level
-                    _, found = forward_perturbed(self.forward, self.model, perturbation, batch, state, level, want)
-                except Exception as error:  # only out of memory is handled: a smaller batch may pass
-                    if not is_out_of_memory(error) or not self.batch_size.halve():
-                        raise
-                    release_memory(self.forward.device)
-                    self.progress.note(f"out of memory: going on with batches of {self.batch_size.value}")
-                    pending[:0] = split_batch(batch, self.batch_size.value)
-                    continue
-                yield batch, found
+            if len(loaded):
+                yield from as_memory_allows(
+                    loaded, self.batch_size, outputs, device=self.forward.device, progress=self.progress
+                )
 
     def _support_perturbation(self, cell: PlannedCell) -> AnyPerturbation:
         component = cell.support
@@ -310,12 +354,6 @@ class Preparation:
             self._extract(cell, missing)
         x, found = self._tables[name].x, self._tables[name].positions
         index = self.walk.dataset.dataset.index(self._support_split)
-        if len(found) != len(positions):
-            raise DataError(
-                f"probe {cell.probe.ref.name} chose {len(positions)} support images, of which "
-                f"{len(positions) - len(found)} cannot be read",
-                hint="repair or remove the images that were reported, then run again",
-            )
         return FeatureTable(x=x, y=index.labels[found], ids=Ids(index.ids[int(i)] for i in found), spec=spec)
 
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.adapters import check_want
 from harness.cell_run import CellRun
-from harness.errors import HarnessError
-from harness.forward import Forward, is_out_of_memory, release_memory
-from harness.loader import BatchSize, load_batches, split_batch
-from harness.planning import PlannedCell, union
+from harness.errors import HarnessError, WeightsError
+from harness.forward import Forward, as_memory_allows, is_out_of_memory
+from harness.loader import BatchSize, load_batches
+from harness.planning import PlannedCell, describe_ref, union
 from harness.protocols import Perturbation
 from harness.support import Preparation, forward_perturbed
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from harness.components import AnyPerturbation
     from harness.progress import Progress
     from harness.protocols import FittedProbe
-    from harness.types import ImageBatch, ModelOutputs, OutputSpec
+    from harness.types import ImageBatch, ModelOutputs, OutputSpec, ResolvedRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +41,25 @@ class Failure:
 def failure_of(item: PlannedCell, error: Exception) -> Failure:
     """``error`` as the reason why ``item`` has no record."""
     parts = item.cell
-    level = "" if parts.level is None else f"@{parts.level:g}"
+    names = [parts.model.name, f"{parts.dataset.ref.name}/{parts.dataset.split}"]
+    names += [_at(parts.perturbation, parts.level), describe_ref(parts.probe)]
+    if parts.support is not None and item.support is not None and not item.support.is_clean:
+        names.append(f"support {_at(parts.support, parts.support_level)}")
     known = isinstance(error, HarnessError)
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    if is_out_of_memory(error):
+        known, message = True, f"out of memory, with one image at a time too: {str(error).partition(chr(10))[0]}"
     return Failure(
         key=item.key,
-        cell=f"{parts.model.name} / {parts.perturbation.name}{level} / {parts.probe.name}",
-        message=str(error) if known else f"{type(error).__name__}: {error}",
+        cell=" / ".join(names),
+        message=message,
         exit_code=error.exit_code if isinstance(error, HarnessError) else 1,
         trace=None if known else "".join(traceback.format_exception(error)),
     )
+
+
+def _at(ref: ResolvedRef, level: float | None) -> str:
+    return describe_ref(ref) + ("" if level is None else f"@{level:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,25 +95,34 @@ class Walk:
     def prepare(self, cells: list[PlannedCell], states: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> None:
         """Fit and prepare every cell, and go on from ``states`` where there are any.
 
-        A cell that cannot be prepared becomes a failure; the others go on.
+        A cell that cannot be prepared becomes a failure; the others go on. Raises :class:`WeightsError` where the
+        weights of a model that a perturbation needs are not to be had.
         """
-        self.preparation.extract_all(cells)
+        broken = self.preparation.extract_all(cells)
         for item in cells:
+            known = broken.get(item.fit_key) or broken.get(item.unit)
+            if known is not None:
+                self.failures[item.key] = failure_of(item, known)
+                continue
+            # What cells share is tried once: a fit, then a perturbation with its seed and target.
+            trying = item.fit_key
             try:
+                want = self.preparation.probe(item).wants(self.preparation.model.info)
+                check_want(self.preparation.model.info, want)
                 fitted = self.preparation.fitted(item)
-                live = LiveCell(
-                    item=item,
-                    fitted=fitted,
-                    want=self.preparation.probe(item).wants(self.preparation.model.info),
-                    perturbation=self.preparation.perturbation(item),
-                )
+                trying = item.unit
+                perturbation = self.preparation.perturbation(item)
+                trying = item.key
                 run = CellRun(fitted)
                 if item.key in states:
                     run.load_state_dict(states[item.key])
+            except WeightsError:
+                raise
             except Exception as error:  # noqa: BLE001 - one broken component must not take the other cells with it
+                broken[trying] = error
                 self.failures[item.key] = failure_of(item, error)
                 continue
-            self.live[item.key] = live
+            self.live[item.key] = LiveCell(item=item, fitted=fitted, want=want, perturbation=perturbation)
             self.runs[item.key] = run
 
     def run(
@@ -112,6 +132,8 @@ class Walk:
 
         ``after_batch`` is called with how many positions have been consumed after each whole batch.
         """
+        if not self.live:
+            return
         walk = self.preparation.walk
         consumed = 0
         for taken, batch in load_batches(
@@ -129,20 +151,12 @@ class Walk:
 
     def _count_whole(self, loaded: ImageBatch) -> None:
         """Count a batch, in halves if the memory asks for it; what is half counted never reaches the runs."""
-        pending = split_batch(loaded, self.batch_size.value)
-        while pending:
-            batch = pending.pop(0)
-            try:
-                partial = self._count(batch.to(self.forward.device))
-            except Exception as error:  # only out of memory is handled here; the rest is raised
-                if not is_out_of_memory(error) or not self.batch_size.halve():
-                    raise
-                pending[:0] = split_batch(batch, self.batch_size.value)
-                release_memory(self.forward.device)
-                self.progress.note(f"out of memory: going on with batches of {self.batch_size.value}")
-                continue
+        parts = as_memory_allows(
+            loaded, self.batch_size, self._count, device=self.forward.device, progress=self.progress
+        )
+        for partial in parts:
             for key, run in partial.items():
-                with self._guarding(self.live[key]):
+                with self._guarding(self.live[key], images=1):
                     self.runs[key].merge(run)
 
     def _count(self, batch: ImageBatch) -> dict[str, CellRun]:
@@ -153,7 +167,7 @@ class Walk:
         for cell in self.live.values():
             units.setdefault(cell.item.unit, []).append(cell)
         for cells in units.values():
-            with self._guarding(*cells):
+            with self._guarding(*cells, images=len(batch)):
                 self._count_unit(batch, clean, cells, partial)
         return {key: run for key, run in partial.items() if key in self.live}
 
@@ -174,7 +188,7 @@ class Walk:
         for cell in cells:
             levels.setdefault(cell.item.cell.level, []).append(cell)
         for level, members in levels.items():
-            with self._guarding(*members):
+            with self._guarding(*members, images=len(batch)):
                 if members[0].item.is_identity and clean is not None:
                     seen, outputs = _untouched(members[0], batch, state, level), clean
                 else:
@@ -184,17 +198,22 @@ class Walk:
                     )
                     self.progress.advance(len(batch))
                 for cell in members:
-                    with self._guarding(cell):
+                    with self._guarding(cell, images=len(batch)):
                         partial[cell.key].update(seen, outputs, clean if cell.item.probe.compares else None)
 
     @contextmanager
-    def _guarding(self, *cells: LiveCell) -> Iterator[None]:
-        """If the block fails, ``cells`` become failures and the others go on. Out of memory is raised."""
+    def _guarding(self, *cells: LiveCell, images: int) -> Iterator[None]:
+        """If the block fails, ``cells`` become failures and the others go on.
+
+        Out of memory is raised while there are fewer ``images`` to try it with.
+        """
         try:
             yield
         except Exception as error:  # one broken component must not take the other cells with it
             if is_out_of_memory(error):
-                raise
+                if images > 1:
+                    raise
+                self.batch_size.restore()
             for cell in cells:
                 self.failures[cell.key] = failure_of(cell.item, error)
                 self.live.pop(cell.key, None)

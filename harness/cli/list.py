@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import json_option, kind_named, open_catalog, print_json, setup_options
-from harness.cli.plugins import plugin_listing
+from harness.cli.names import SECTIONS, component_kind
+from harness.cli.options import json_option, kind_named, open_catalog, plural, print_json, setup_options
+from harness.cli.plugins import offers_text, plugin_fields
 from harness.errors import RegistryError
 from harness.grammar import is_glob, match_glob
 from harness.naming import did_you_mean
-from harness.types import KINDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.catalog import Catalog, CatalogRow
     from harness.report.tables import Table
-    from harness.types import JSONValue, Kind
-
-SECTIONS = (*KINDS, "suite", "plugin")
-"""The kinds that can be listed."""
-
+    from harness.types import JSONValue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
@@ -74,8 +70,14 @@ def listing(catalog: Catalog, section: str) -> list[Listed]:
     """Every line of one section, by name."""
     if section == "plugin":
         return [
-            Listed(name=str(row["name"]), aliases=(), summary=text, note=note, fields={"kind": "plugin", **row})
-            for row, text, note in plugin_listing(catalog.manager)
+            Listed(
+                name=row.name,
+                aliases=(),
+                summary=offers_text(row),
+                note="" if row.reason is None else f"{row.status}: {row.reason}",
+                fields={"kind": "plugin", **plugin_fields(row)},
+            )
+            for row in catalog.manager.plugins()
         ]
     if section == "suite":
         return [
@@ -93,8 +95,7 @@ def listing(catalog: Catalog, section: str) -> list[Listed]:
             )
             for suite in sorted(catalog.suites.values(), key=lambda suite: suite.name)
         ]
-    kind: Kind = next(kind for kind in KINDS if kind == section)
-    return [_component(row) for row in catalog.rows(kind)]
+    return [_component(row) for row in catalog.rows(component_kind(section))]
 
 
 def _component(row: CatalogRow) -> Listed:
@@ -154,7 +155,7 @@ def _show(found: dict[str, list[Listed]]) -> None:
     for place, (section, lines) in enumerate(found.items()):
         if place:
             click.echo()
-        title = f"{section if len(lines) == 1 else _plural(section)}: {len(lines)}" if len(found) > 1 else ""
+        title = f"{section if len(lines) == 1 else plural(section)}: {len(lines)}" if len(found) > 1 else ""
         show(_table(title, lines))
 
 
@@ -171,7 +172,3 @@ def _table(title: str, lines: Sequence[Listed]) -> Table:
     shown = {head: cells for head, cells in columns.items() if head in ("name", "summary") or any(cells)}
     rows = tuple(zip(*shown.values(), strict=True))
     return Table(title=title, header=tuple(shown), rows=rows, labels=len(shown))
-
-
-def _plural(section: str) -> str:
-    return "summaries" if section == "summary" else f"{section}s"

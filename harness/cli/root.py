@@ -29,10 +29,10 @@ INTERRUPTED = 130
 class _Group(click.Group):
     """Subcommands that are imported only when they run, so that ``--help`` and ``list`` stay quick."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         entry = _COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
         if entry is None:
             return None
@@ -40,7 +40,7 @@ class _Group(click.Group):
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
@@ -63,9 +63,10 @@ def cli() -> None:
     features transfer.
 
     \b
-      harness run                                   the default study, offline
-      harness run -m resnet50 -p patchdrop_random   an occlusion curve
-      harness list models                           what there is
+      harness list models                                       what there is
+      harness run -m resnet50 -p patchdrop_random --probe top1 --data PHOTOS
+                                                                an occlusion curve
+      harness run -s demo --weights random                      a small study without a network
 
     Results go to stdout (JSON with --json), progress and notes to stderr. Exit codes: 0 all cells have their record,
     1 some cell failed, 2 usage or configuration, 3 a plugin is broken or missing, 4 weights or data are not to be

@@ -203,7 +203,7 @@ def _print_result(result: RunResult, *, as_json: bool, quiet: bool) -> None:
         for record in result.records:
             click.echo(json.dumps(record.as_dict(), ensure_ascii=False))
     else:
-        tables = [*record_tables(result.records, result.headlines), *summary_tables(result.summaries)]
+        tables = [*record_tables(result.records, result.headlines), *summary_tables(result.summaries, result.records)]
         if (refused := not_applicable_table(result.records)) is not None:
             tables.append(refused)
         for table in tables:
@@ -217,12 +217,16 @@ def _print_result(result: RunResult, *, as_json: bool, quiet: bool) -> None:
         click.echo(f"{summarised_counts(result.counters, result.records, result.reused)}; in {result.path}", err=True)
 
 
-def _print_plan(bench: Workbench, asked: Asked, given: dict[str, Any]) -> None:
+def _plan(bench: Workbench, asked: Asked, given: dict[str, Any]) -> RunPlan:
     from harness.api import plan_asked
 
+    shard = _shard(given["shard"])
     plan = plan_asked(bench, asked)
-    if (shard := _shard(given["shard"])) is not None:
-        plan = plan.shard(shard[0] - 1, shard[1])
+    return plan if shard is None else plan.shard(shard[0] - 1, shard[1])
+
+
+def _print_plan(bench: Workbench, asked: Asked, given: dict[str, Any]) -> None:
+    plan = _plan(bench, asked, given)
     done = _recorded(given["out"])
     if given["as_json"]:
         print_json({**plan.as_dict(), "recorded": sorted(done & {cell.key for cell in plan.cells})})
@@ -237,19 +241,19 @@ def _print_plan(bench: Workbench, asked: Asked, given: dict[str, Any]) -> None:
 
 def _recorded(out: Path) -> frozenset[str]:
     """Keys of the cells that ``out`` already answers."""
-    if not out.is_dir():
-        return frozenset()
-    from harness.records import load_records
+    from harness.records import load_records, record_files
 
+    if not out.is_dir() or not record_files(out):
+        return frozenset()
     return frozenset(record.key for record in load_records(out))
 
 
 def _print_estimate(bench: Workbench, asked: Asked, given: dict[str, Any]) -> int:
-    from harness.api import plan_asked
     from harness.estimate import estimate
+    from harness.progress import default_progress
 
-    plan: RunPlan = plan_asked(bench, asked).without(_recorded(given["out"]))
-    found = estimate(plan, _run_options(given))
+    plan = _plan(bench, asked, given).without(_recorded(given["out"]))
+    found = estimate(plan, _run_options(given), default_progress(quiet=given["quiet"]))
     if given["as_json"]:
         print_json(found.as_dict())
     else:

@@ -9,7 +9,9 @@ from typing import Any
 from harness.types import JSONScalar, Measurement, ResultRecord, SummaryRecord
 
 MAX_COLUMNS = 5
-"""A table with more columns of numbers than this is split, one table a model."""
+"""Models stand side by side where each has one column and they are no more than this; else each has its table."""
+
+_SHORT = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,56 +28,72 @@ class Table:
 def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str]) -> list[Table]:
     """One table per dataset, probe and support, showing the probe's headline metric.
 
-    ``headlines`` gives it by probe name; for an unknown probe its first metric is taken.
+    ``headlines`` gives it by probe name; for an unknown probe, or one that did not give it, its first metric is taken.
     """
+    labels = Labels(records)
     groups: dict[tuple[str, ...], list[ResultRecord]] = {}
     for record in records:
         if record.not_applicable is None:
             cell = record.cell
-            key = (cell["dataset"], cell["split"], str(cell["limit"]), cell["probe"], _support(cell), cell["precision"])
+            key = (
+                cell["dataset"],
+                cell["split"],
+                str(cell["limit"]),
+                labels.component(cell, "probe"),
+                labels.support(cell),
+                cell["precision"],
+            )
             groups.setdefault(key, []).append(record)
     tables: list[Table] = []
     for members in groups.values():
-        tables += _tables_of_group(members, headlines)
+        tables += _tables_of_group(members, headlines, labels)
     return tables
 
 
-def _tables_of_group(records: Sequence[ResultRecord], headlines: Mapping[str, str]) -> list[Table]:
-    first = records[0]
-    metric = headlines.get(first.cell["probe"]) or first.measurements[0].metric
+def _tables_of_group(records: Sequence[ResultRecord], headlines: Mapping[str, str], labels: Labels) -> list[Table]:
+    given = list(dict.fromkeys(row.metric for record in records for row in record.measurements))
+    if not given:
+        return []
+    headline = headlines.get(records[0].cell["probe"])
+    metric = headline if headline in given else given[0]
     columns: dict[tuple[str, str], None] = {}
     for record in records:
         for row in record.measurements:
             if row.metric == metric:
-                columns[_model(record), _dims(row.dims)] = None
+                columns[labels.model(record), _dims(row.dims)] = None
     models = list(dict.fromkeys(model for model, _ in columns))
-    parts = [list(columns)] if len(columns) <= MAX_COLUMNS else [[c for c in columns if c[0] == m] for m in models]
-    return [_table(records, metric, part, single=len(parts) > 1 or len(models) == 1) for part in parts]
+    if len(models) == len(columns) <= MAX_COLUMNS:
+        parts = [list(columns)]
+    else:
+        parts = [[column for column in columns if column[0] == model] for model in models]
+    single = len(parts) > 1 or len(models) == 1
+    return [_table(records, metric, part, labels, single=single) for part in parts]
 
 
-def _table(records: Sequence[ResultRecord], metric: str, columns: Sequence[tuple[str, str]], *, single: bool) -> Table:
+def _table(
+    records: Sequence[ResultRecord], metric: str, columns: Sequence[tuple[str, str]], labels: Labels, *, single: bool
+) -> Table:
     models = {model for model, _ in columns}
-    mine = [record for record in records if _model(record) in models]
+    mine = [record for record in records if labels.model(record) in models]
     rows: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     with_loss = any(m.metric == "information_loss" for record in mine for m in record.measurements)
     for record in mine:
-        label = [_perturbation(record.cell)]
+        label = [labels.perturbation(record.cell)]
         if with_loss:
             loss = [m.value for m in record.measurements if m.metric == "information_loss"]
             label.append(f"{100 * loss[0]:.1f}" if loss else "0.0" if record.cell["perturbation"] == "none" else "")
         cells = rows.setdefault(tuple(label), {})
         for row in record.measurements:
             if row.metric == metric:
-                cells[_model(record), _dims(row.dims)] = _number(row)
+                cells[labels.model(record), _dims(row.dims)] = _number(row)
     cell = mine[0].cell
     images = sorted({m.n for record in mine for m in record.measurements if m.metric == metric})
     unit = next(m.unit for record in mine for m in record.measurements if m.metric == metric)
     named = f"{next(iter(models))}: " if single else ""
-    title = (
-        f"{named}{metric}{' (%)' if unit == 'fraction' else ''} of {cell['probe']} on {cell['dataset']}/{cell['split']}"
-    )
+    percent = " (%)" if unit == "fraction" else ""
+    title = f"{named}{metric}{percent} of {labels.component(cell, 'probe')} on {cell['dataset']}/{cell['split']}"
     if cell["support"] is not None and cell["support"]["perturbation"] != "none":
-        title += f", support under {_support(cell)}"
+        title += f", support under {labels.support(cell)}"
     header = ("perturbation", *(("loss %",) if with_loss else ()))
     heads = tuple((dims or metric) if single else " ".join(filter(None, (model, dims))) for model, dims in columns)
     notes = [
@@ -94,9 +112,14 @@ def _table(records: Sequence[ResultRecord], metric: str, columns: Sequence[tuple
     )
 
 
-def summary_tables(summaries: Sequence[SummaryRecord]) -> list[Table]:
-    """Every summary as one table, its numbers across; its rows per level are left to the file."""
+def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultRecord] = ()) -> list[Table]:
+    """Every summary as one table, its numbers across; its rows per level are left to the file.
+
+    ``records`` that the summaries were derived from say how rows of one name differ.
+    """
     tables = []
+    labels = Labels(records)
+    by_key = {record.key: record for record in records}
     for name in dict.fromkeys(summary.summary for summary in summaries):
         rows: dict[tuple[str, ...], dict[str, str]] = {}
         metrics: dict[str, None] = {}
@@ -105,12 +128,8 @@ def summary_tables(summaries: Sequence[SummaryRecord]) -> list[Table]:
                 if "level" in row.dims:
                     continue
                 dims = {key: value for key, value in row.dims.items() if key != "axis"}
-                group = summary.group
-                label = (
-                    str(group["model"]),
-                    str(group["perturbation"]),
-                    " ".join(filter(None, (str(group["probe"]), _dims(dims)))),
-                )
+                model, perturbation, probe = _summary_label(summary, by_key, labels)
+                label = (model, perturbation, " ".join(filter(None, (probe, _dims(dims)))))
                 rows.setdefault(label, {})[row.metric] = _number(row)
                 metrics[row.metric] = None
         if rows:
@@ -127,11 +146,28 @@ def summary_tables(summaries: Sequence[SummaryRecord]) -> list[Table]:
     return tables
 
 
-def not_applicable_table(records: Iterable[ResultRecord]) -> Table | None:
+def _summary_label(summary: SummaryRecord, by_key: Mapping[str, ResultRecord], labels: Labels) -> tuple[str, str, str]:
+    """Model, perturbation (empty where it was consumed) and probe, with the support where that was perturbed."""
+    group = summary.group
+    perturbation, probe = str(group.get("perturbation", "")), str(group["probe"])
+    record = by_key.get(summary.records[-1])
+    if record is None:
+        return str(group["model"]), perturbation, probe
+    cell = record.cell
+    probe = labels.component(cell, "probe")
+    if cell["support"] is not None and cell["support"]["perturbation"] != "none":
+        probe += f", support under {labels.support(cell)}"
+    if "perturbation" in group:
+        perturbation = labels.component(cell, "perturbation")
+    return labels.model(record), perturbation, probe
+
+
+def not_applicable_table(records: Sequence[ResultRecord]) -> Table | None:
     """Combinations of a glob or suite that cannot give a number, with the reason of each."""
+    labels = Labels(records)
     rows = tuple(
         dict.fromkeys(
-            (_model(r), _perturbation(r.cell), str(r.cell["probe"]), str(r.not_applicable))
+            (labels.model(r), labels.perturbation(r.cell), labels.component(r.cell, "probe"), str(r.not_applicable))
             for r in records
             if r.not_applicable is not None
         )
@@ -142,15 +178,19 @@ def not_applicable_table(records: Iterable[ResultRecord]) -> Table | None:
 
 
 def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
-    """One flat mapping per measurement: the cell's names, the dims, and the number with its interval."""
+    """One flat mapping per measurement: the cell's names and parameters, the dims, the number and its interval."""
     rows = []
     for record in records:
         cell = record.cell
         base = {
             "key": record.key,
             **{name: cell[name] for name in ("model", "weights", "dataset", "split", "limit", "view")},
-            "support": _support(cell) or None,
+            "support": _support_name(cell) or None,
             **{name: cell[name] for name in ("perturbation", "level", "probe", "precision")},
+            **{
+                f"{role}_params": None if role not in cell["components"] else _params_text(cell, role)
+                for role in ("model", "dataset", "support", "perturbation", "probe")
+            },
             **{f"seed_{purpose}": seed for purpose, seed in cell["seeds"].items()},
             "untrained": record.untrained,
             "not_applicable": record.not_applicable,
@@ -164,22 +204,69 @@ def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
     return rows
 
 
-def _model(record: ResultRecord) -> str:
-    return f"{record.cell['model']} (untrained)" if record.untrained else str(record.cell["model"])
+class Labels:
+    """Names of components as a table shows them: where records of one name differ, with what they differ in."""
+
+    def __init__(self, records: Iterable[ResultRecord]) -> None:
+        self._variants: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+        for record in records:
+            for role in record.cell["components"]:
+                place, variant = _place(record.cell, role)
+                self._variants.setdefault(place, {})[variant] = record.cell["components"][role]["params"]
+
+    def component(self, cell: Mapping[str, Any], role: str) -> str:
+        """The name, then the parameters that other records of the name have otherwise."""
+        place, variant = _place(cell, role)
+        variants = self._variants.get(place, {})
+        if len(variants) < 2:
+            return place[1]
+        own = cell["components"][role]["params"]
+        names = dict.fromkeys(name for params in variants.values() for name in params)
+        differing = [name for name in names if len({repr(params.get(name)) for params in variants.values()}) > 1]
+        text = ":".join([place[1], *(f"{name}={_value(own.get(name))}" for name in differing)])
+        equal = [other for other, params in variants.items() if params == own]
+        # Equal parameters and yet not the same: other weights, an injected model, a file, a version.
+        return text if len(equal) == 1 else f"{text} [{variant[:_SHORT]}]"
+
+    def model(self, record: ResultRecord) -> str:
+        """The model, marked where its weights are untrained."""
+        return f"{self.component(record.cell, 'model')}{' (untrained)' if record.untrained else ''}"
+
+    def perturbation(self, cell: Mapping[str, Any]) -> str:
+        """The perturbation with its level, and its seed unless that is 0."""
+        seed = cell["seeds"]["perturb"]
+        return self.component(cell, "perturbation") + _at(cell["level"]) + (f" seed {seed}" if seed else "")
+
+    def support(self, cell: Mapping[str, Any]) -> str:
+        """The support perturbation with its level; empty for a probe that does not learn."""
+        return "" if cell["support"] is None else self.component(cell, "support") + _at(cell["support"]["level"])
 
 
-def _support(cell: Mapping[str, Any]) -> str:
-    support = cell["support"]
-    if support is None:
-        return ""
-    level = "" if support["level"] is None else f"@{support['level']:g}"
-    return f"{support['perturbation']}{level}"
+def _place(cell: Mapping[str, Any], role: str) -> tuple[tuple[str, str], str]:
+    """Role and name of a component, and what tells it apart from others of the name."""
+    component = cell["components"][role]
+    if role == "support":
+        return ("perturbation", str(cell["support"]["perturbation"])), str(component["fingerprint"])
+    if role == "model":
+        return (role, str(cell[role])), f"{cell['weights']} {component['fingerprint']}"
+    return (role, str(cell[role])), str(component["fingerprint"])
 
 
-def _perturbation(cell: Mapping[str, Any]) -> str:
-    level = "" if cell["level"] is None else f"@{cell['level']:g}"
-    seed = cell["seeds"]["perturb"]
-    return f"{cell['perturbation']}{level}" + (f" seed {seed}" if seed else "")
+def _support_name(cell: Mapping[str, Any]) -> str:
+    return "" if cell["support"] is None else f"{cell['support']['perturbation']}{_at(cell['support']['level'])}"
+
+
+def _at(level: float | None) -> str:
+    return "" if level is None else f"@{level:g}"
+
+
+def _params_text(cell: Mapping[str, Any], role: str) -> str:
+    params: Mapping[str, Any] = cell["components"][role]["params"]
+    return ":".join(f"{name}={_value(value)}" for name, value in sorted(params.items()))
+
+
+def _value(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _dims(dims: Mapping[str, JSONScalar]) -> str:

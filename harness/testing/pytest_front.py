@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import UsageError
+from harness.naming import did_you_mean
 from harness.testing.kit import (
     Check,
     ContractViolation,
@@ -57,7 +58,7 @@ def parametrize_contract(
     that then passes fails the run. ``catalog`` is that of all installed plugins unless given.
 
     Raises :class:`~harness.errors.UsageError` for a known failure that no check is called, and for one without a
-    reason; and what :meth:`Catalog.resolve` does for a name that is not there.
+    reason, and for a name that no kind or several kinds have; and what :meth:`Catalog.resolve` does for its parameters.
 
     .. code-block:: python
 
@@ -96,10 +97,12 @@ def _by_name(
 
         catalog = build_catalog(build_manager())
     kinds = [kind] if kind is not None else _kinds_of(catalog, name)
+    if not kinds:
+        known = [name for kind in KINDS for name in catalog.names(kind)]
+        raise UsageError(f"nothing is named {name!r}", hint=did_you_mean(name, known) or "harness list shows all names")
     if len(kinds) > 1:
         raise UsageError(f"{name!r} is a {' and a '.join(kinds)}", hint=f"say which: kind={kinds[0]!r}")
-    # A name that no kind has is refused by the catalog, which knows what is near.
-    return subject_named(catalog, kinds[0] if kinds else "perturbation", name, params=params, sample=sample)
+    return subject_named(catalog, kinds[0], name, params=params, sample=sample)
 
 
 def _kinds_of(catalog: Catalog, text: str) -> list[Kind]:

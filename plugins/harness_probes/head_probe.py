@@ -43,7 +43,9 @@ class HeadProbe:
 
     def __init__(self, *, head: str | None = None) -> None:
         self._head = head
-        self._info = ProbeInfo(name="head", params=canonical(HeadParams(head=head)))
+        self._info = ProbeInfo(
+            name="head", needs_label_space=True, headline="top1", params=canonical(HeadParams(head=head))
+        )
 
     @property
     def info(self) -> ProbeInfo:

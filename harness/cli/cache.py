@@ -1,0 +1,100 @@
+"""``harness cache``: what is kept between runs, and throwing it away."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.options import json_option, print_json
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.types import JSONValue
+
+
+@click.command()
+@click.argument("action", type=click.Choice(["show", "clear"]), default="show", metavar="[show|clear]")
+@click.option("-y", "--yes", is_flag=True, help="Clear without asking.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Look here instead.")
+@json_option
+def cache(action: str, yes: bool, cache_dir: Path | None, as_json: bool) -> None:
+    """Show or clear what runs keep: feature tables, and the digests of weight files. Both are made again when needed.
+
+    Downloaded weights lie in the hub's own cache and are left alone; harness doctor says where.
+
+    \b
+      harness cache
+      harness cache clear --yes
+    """
+    folder = cache_dir or _default_folder()
+    found = contents(folder)
+    if action == "clear":
+        _confirm(found, yes=yes)
+        clear(folder)
+        found = {**found, "cleared": True}
+    if as_json:
+        print_json(found)
+    else:
+        _show(found, cleared=action == "clear")
+
+
+def _default_folder() -> Path:
+    from harness.paths import cache_dir
+
+    return cache_dir()
+
+
+def contents(folder: Path) -> dict[str, JSONValue]:
+    """How much of what lies in a cache folder."""
+    from harness.feature_cache import FeatureCache
+
+    tables, table_bytes = FeatureCache(folder / "features").statistics()
+    digests = _digests(folder)
+    return {
+        "folder": str(folder),
+        "feature_tables": tables,
+        "feature_bytes": table_bytes,
+        "digests": len(digests),
+        "digest_bytes": sum(file.stat().st_size for file in digests),
+    }
+
+
+def clear(folder: Path) -> None:
+    """Remove feature tables and digests, nothing else that may lie in the folder."""
+    from harness.feature_cache import FeatureCache
+
+    FeatureCache(folder / "features").clear()
+    for file in _digests(folder):
+        file.unlink(missing_ok=True)
+
+
+def _digests(folder: Path) -> list[Path]:
+    return sorted((folder / "digests").glob("*.json"))
+
+
+def _confirm(found: dict[str, JSONValue], *, yes: bool) -> None:
+    if yes:
+        return
+    question = f"Remove {found['feature_tables']} feature tables and {found['digests']} digests in {found['folder']}?"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody is there to answer", hint="harness cache clear --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def _show(found: dict[str, JSONValue], *, cleared: bool) -> None:
+    from harness.diagnosis import readable_bytes
+    from harness.report.tables import Table
+    from harness.report.terminal import show
+
+    rows = tuple(
+        (label, str(found[count]), readable_bytes(int(str(found[size]))))
+        for label, count, size in (
+            ("feature tables", "feature_tables", "feature_bytes"),
+            ("digests of weight files", "digests", "digest_bytes"),
+        )
+    )
+    title = f"{found['folder']}{': removed' if cleared else ''}"
+    show(Table(title=title, header=("kept", "count", "size"), rows=rows))

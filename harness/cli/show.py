@@ -1,0 +1,239 @@
+"""``harness show``: one name in full, from its plugin's descriptor and its preset; nothing heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.names import SECTIONS, component_kind, kind_of, names_of
+from harness.cli.options import json_option, kind_named, open_catalog, print_json, setup_options
+from harness.cli.plugins import plugin_fields
+from harness.errors import RegistryError, UsageError
+from harness.grammar import parse_selector
+from harness.naming import did_you_mean
+from harness.types import KINDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.catalog import Catalog
+    from harness.registry import Suite
+    from harness.report.tables import Table
+    from harness.types import JSONValue
+
+_SUITE_AXES = ("models", "datasets", "perturbations", "support_perturbations", "probes")
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="[KIND] NAME")
+@setup_options
+@json_option
+def show(
+    words: tuple[str, ...],
+    as_json: bool,
+    registry_files: tuple[Path, ...],
+    no_plugin: tuple[str, ...],
+    strict_plugins: bool,
+) -> None:
+    """Describe one name: where it comes from, its parameters with defaults and ranges, its levels, its facts.
+
+    KIND (model, perturbation, probe, dataset, summary, suite, plugin) is needed only for a name that several have.
+
+    \b
+      harness show vit_b16
+      harness show perturbation patchdrop_random
+      harness show suite occlusion-quick --json
+    """
+    kind, name = _kind_and_name(words)
+    found = describe(open_catalog(registry_files, no_plugin, strict_plugins), kind, name)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def _kind_and_name(words: tuple[str, ...]) -> tuple[str | None, str]:
+    if len(words) > 2:
+        raise UsageError(f"show takes one name, with its kind before it if need be, not {' '.join(words)!r}")
+    name = words[-1]
+    selector = parse_selector(name)
+    if selector.params or selector.levels is not None:
+        raise UsageError(
+            f"show takes a name without parameters and levels, not {name!r}",
+            hint=f"harness show {selector.qualified_name}",
+        )
+    return (kind_named(words[0], SECTIONS) if len(words) == 2 else None), name
+
+
+def describe(catalog: Catalog, kind: str | None, name: str) -> dict[str, JSONValue]:
+    """Everything known of ``name`` as plain JSON values; ``kind`` may be None where only one kind has the name.
+
+    Raises :class:`UsageError` for a name of several kinds, :class:`RegistryError` for an unknown one, and
+    :class:`PluginError` for one whose plugin failed or that several plugins use.
+    """
+    kind = kind or kind_of(catalog, name)
+    if kind == "suite":
+        return _suite(catalog.suite(name))
+    if kind == "plugin":
+        return _plugin(catalog, name)
+    described = catalog.describe(component_kind(kind), name)
+    return described if kind != "model" else {**described, "weights": _weights(described)}
+
+
+def _suite(suite: Suite) -> dict[str, JSONValue]:
+    axes: dict[str, JSONValue] = {axis: list(getattr(suite, axis)) for axis in _SUITE_AXES}
+    return {
+        "kind": "suite",
+        "name": suite.name,
+        "summary": suite.summary,
+        "source": str(suite.source),
+        **axes,
+        "seeds": None if suite.seeds is None else list(suite.seeds),
+        "view": suite.view,
+        "limit": suite.limit,
+    }
+
+
+def _plugin(catalog: Catalog, name: str) -> dict[str, JSONValue]:
+    for row in catalog.manager.plugins():
+        if row.name == name:
+            offered = {
+                kind: [offer.entry.name for offer in catalog.manager.entries(kind) if offer.plugin == name]
+                for kind in KINDS
+            }
+            entries: dict[str, JSONValue] = {kind: list(names) for kind, names in offered.items() if names}
+            return {"kind": "plugin", **plugin_fields(row), "entries": entries}
+    raise RegistryError(
+        f"no plugin named {name!r}", hint=did_you_mean(name, names_of(catalog, "plugin")) or "harness plugins shows all"
+    )
+
+
+def _weights(described: Mapping[str, Any]) -> JSONValue:
+    """Tag, identity in records, and whether the file is in the local cache; None where the tag is yet to be given."""
+    from harness.hub import cached_file
+    from harness.weights import WeightsChoice, identify
+
+    tag_param = described["facts"]["tag_param"]
+    if tag_param is None:
+        name = f"{described['use']}:{described['version']}"
+        return {"tag": None, "identity": identify(WeightsChoice(), use=name, embedded=name).identity, "cached": None}
+    (row,) = (row for row in described["parameters"] if row["name"] == tag_param)
+    tag = row.get("preset", row["default"])
+    if tag is None:
+        return None
+    cached = cached_file(tag)
+    return {
+        "tag": tag,
+        "identity": identify(WeightsChoice(), use=described["use"], tag=tag).identity,
+        "cached": None if cached is None else str(cached),
+    }
+
+
+# --- for people ------------------------------------------------------------------------------------------------
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    from harness.report.terminal import show as show_table
+
+    show_table(_properties(found))
+    if found.get("parameters"):
+        click.echo()
+        show_table(_parameters(found))
+
+
+def _properties(found: Mapping[str, Any]) -> Table:
+    from harness.report.tables import Table
+
+    lines = {"summary": found.get("summary"), **_PROPERTIES.get(found["kind"], _component_lines)(found)}
+    rows = tuple((label, text) for label, text in lines.items() if text)
+    return Table(title="", header=(found["kind"], found["name"]), rows=rows, labels=2)
+
+
+def _suite_lines(found: Mapping[str, Any]) -> dict[str, str]:
+    lines = {axis.replace("_", " "): ", ".join(found[axis]) for axis in _SUITE_AXES}
+    others = {name: _text(found[name]) for name in ("seeds", "view", "limit", "source")}
+    return {**lines, **others, "run it": f"harness run --suite {found['name']}"}
+
+
+def _plugin_lines(found: Mapping[str, Any]) -> dict[str, str]:
+    lines = {name: _text(found[name]) for name in ("distribution", "version", "status", "reason")}
+    return {**lines, **{kind: ", ".join(names) for kind, names in found["entries"].items()}}
+
+
+def _component_lines(found: Mapping[str, Any]) -> dict[str, str]:
+    distribution = " ".join(filter(None, (found["distribution"], found["distribution_version"])))
+    lines = {
+        "aliases": ", ".join(found["aliases"]),
+        "uses": "" if found["use"] == found["name"] else f"entry {found['use']}",
+        "plugin": found["plugin"] + (f" ({distribution})" if distribution else ""),
+        "code": f"{found['target']}, version {found['version']}",
+        "defined at": found["source"] or "",
+        "tags": ", ".join(found["tags"]),
+        "extra": _extra(found),
+        "levels": _levels(found["levels"]),
+    }
+    if weights := found.get("weights"):
+        lines["weights"] = weights["tag"] or weights["identity"]
+        lines["identity"] = weights["identity"]
+        if weights["tag"] is not None:
+            lines["in the local cache"] = weights["cached"] or f"no; harness fetch {found['name']} downloads them"
+    facts = {name.replace("_", " "): _text(value) for name, value in found["facts"].items() if name != "tag_param"}
+    return lines | facts
+
+
+_PROPERTIES = {"suite": _suite_lines, "plugin": _plugin_lines}
+
+
+def _extra(found: Mapping[str, Any]) -> str:
+    if found["extra"] is None:
+        return ""
+    missing = "not installed: pip install 'vit-harness[" + found["extra"] + "]'"
+    return f"[{found['extra']}], {missing if found['extra_missing'] else 'installed'}"
+
+
+def _levels(level: Mapping[str, Any] | None) -> str:
+    if level is None:
+        return ""
+    sweep = ", ".join(f"{value:g}" for value in level["values"])
+    unit = f" ({level['unit']})" if level["unit"] else ""
+    text = f"{level['name']}{unit} from {level['low']:g} to {level['high']:g}; @all is {sweep}"
+    if level["identity"] is not None:
+        text += f"; {level['identity']:g} changes nothing"
+    return text
+
+
+def _parameters(found: Mapping[str, Any]) -> Table:
+    from harness.report.tables import Table
+
+    columns: dict[str, list[str]] = {name: [] for name in ("parameter", "type", "value", "range", "unit", "meaning")}
+    for row in found["parameters"]:
+        columns["parameter"].append(row["name"])
+        columns["type"].append(row["type"])
+        columns["value"].append(_value(row))
+        columns["range"].append(row["range"])
+        columns["unit"].append(row["unit"])
+        columns["meaning"].append(row["help"])
+    shown = {head: cells for head, cells in columns.items() if any(cells)}
+    return Table(title="", header=tuple(shown), rows=tuple(zip(*shown.values(), strict=True)), labels=len(shown))
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    """What a parameter is by preset or default, as it would be typed: grids as 14x14, lists as 1+5."""
+    value = row.get("preset", row["default"])
+    if value is None:
+        return "required" if row["required"] else "none"
+    if isinstance(value, list):
+        return ("+" if row["type"].startswith("list") else "x").join(map(_text, value))
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
