@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.adapters import wrap_module as wrap
     from harness.api import RunResult, Setup, list_entries, plan, run
-    from harness.engine import RunOptions
     from harness.errors import HarnessError
     from harness.hookspecs import hookimpl
+    from harness.options import RunOptions
     from harness.records import load_records
     from harness.tensor_dataset import TensorDataset
     from harness.types import View
 
 _HOMES = {
     "HarnessError": "harness.errors:HarnessError",
-    "RunOptions": "harness.engine:RunOptions",
+    "RunOptions": "harness.options:RunOptions",
     "RunResult": "harness.api:RunResult",
     "Setup": "harness.api:Setup",
     "TensorDataset": "harness.tensor_dataset:TensorDataset",

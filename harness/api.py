@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import RecordsError, UsageError
+from harness.errors import PluginError, RecordsError, UsageError
+from harness.options import Counters, RunOptions
 from harness.planning import Precision, RunPlan, build_plan
 from harness.progress import NoProgress, Progress
+from harness.records import RecordStore, load_records
 from harness.request import Asked
 from harness.types import JSONValue, Kind, ResultRecord, SummaryRecord, View
 from harness.weights import WeightsChoice, parse_weights
@@ -19,10 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.catalog import Catalog, CatalogRow
-    from harness.engine import RunOptions
     from harness.entries import SummaryEntry
-    from harness.forward import Counters
-    from harness.manager import HarnessManager
+    from harness.manager import HarnessManager, PluginFailure
     from harness.protocols import Outcomes
     from harness.walk import Failure
 
@@ -41,11 +43,16 @@ class Setup:
     strict: bool = False
 
     def open(self) -> Workbench:
-        """Load plugins and registry files."""
+        """Load plugins and registry files. Raises :class:`PluginError` for a broken one of ``plugins``."""
         from harness.catalog import build_catalog
         from harness.manager import build_manager
 
         manager = build_manager(extra=tuple(self.plugins), block=tuple(self.block), strict=self.strict)
+        given = {name for name, _ in self.plugins}
+        for failure in manager.failures:
+            # An installed plugin that is broken may be none of the caller's business; one handed over is.
+            if failure.plugin in given:
+                raise PluginError(failure.describe()) from failure.cause
         catalog = build_catalog(manager, registry_files=tuple(Path(file) for file in self.registry_files))
         return Workbench(manager=manager, catalog=catalog)
 
@@ -56,6 +63,14 @@ class Workbench:
 
     manager: HarnessManager
     catalog: Catalog
+
+
+class _OwnFolder:
+    """A temporary folder that goes with its last reference, without the warning of :class:`TemporaryDirectory`."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="harness-run-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +89,7 @@ class RunResult:
     reused: int
     headlines: Mapping[str, str] = field(default_factory=dict)
     # Keeps the folder of a run without ``out`` alive as long as its result.
-    _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    _folder: _OwnFolder | None = field(default=None, repr=False)
 
     @property
     def exit_code(self) -> int:
@@ -211,24 +226,30 @@ def run_asked(
     part = whole if shard is None else whole.shard(shard[0] - 1, shard[1])
     folder = None
     if out is None:
-        folder = tempfile.TemporaryDirectory(prefix="harness-run-")
-        out = folder.name
-    from harness.engine import RunOptions, execute
-    from harness.records import RecordStore
-
-    notifier = bench.manager
+        folder = _OwnFolder()
+        out = folder.path
+    observers = bench.manager
     progress = progress or NoProgress()
+    failures: Sequence[Failure] = ()
+    counters = Counters()
     with RecordStore(out, shard=shard) as store:
         before = store.keys()
+        todo = part.without(before)
+        for walk in todo.passes:
+            walk.model.require_weights()
         store.write_plan(part.as_dict())
-        notifier.notify_run_started(part)
-        execution = execute(
-            part,
-            store,
-            options or RunOptions(),
-            progress=progress,
-            written=notifier.notify_record_written,
-        )
+        _report(observers.notify_run_started(part), progress)
+        if todo.cells:
+            from harness.engine import execute
+
+            execution = execute(
+                todo,
+                store,
+                options or RunOptions(),
+                progress=progress,
+                written=lambda record: _report(observers.notify_record_written(record), progress),
+            )
+            failures, counters = execution.failures, execution.counters
         by_key = {record.key: record for record in store.records()}
         summaries = derive_summaries(
             bench, store.folder, [by_key[c.key] for c in part.cells if c.key in by_key], progress
@@ -236,15 +257,20 @@ def run_asked(
     result = RunResult(
         records=tuple(by_key[cell.key] for cell in part.cells if cell.key in by_key),
         summaries=tuple(summaries),
-        failures=tuple(execution.failures),
-        counters=execution.counters,
+        failures=tuple(failures),
+        counters=counters,
         path=Path(out),
         reused=sum(cell.key in before for cell in part.cells),
         headlines=part.headlines,
         _folder=folder,
     )
-    notifier.notify_run_finished(result)
+    _report(observers.notify_run_finished(result), progress)
     return result
+
+
+def _report(failures: Sequence[PluginFailure], progress: Progress) -> None:
+    for failure in failures:
+        progress.note(f"warning: {failure.describe()}")
 
 
 def derive_summaries(
@@ -255,7 +281,6 @@ def derive_summaries(
     A record whose outcomes are missing or damaged is left out with a note.
     """
     from harness.outcome_files import read_outcomes
-    from harness.records import load_records
     from harness.summaries import summarise, write_summaries
 
     def load(record: ResultRecord) -> Outcomes | None:

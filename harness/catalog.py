@@ -9,7 +9,7 @@ from harness.discovery import normalised
 from harness.entries import DatasetEntry, Entry, ModelEntry, PerturbationEntry
 from harness.errors import HarnessError, ParameterError, PluginError, RegistryError
 from harness.grammar import Selector, is_glob, match_glob, parse_selector, split_name
-from harness.naming import did_you_mean, suggest
+from harness.naming import did_you_mean, plural, suggest
 from harness.params import canonical, describe, identity
 from harness.preset_checks import check_preset, coerce_params, entry_claims, offers_for, required_params
 from harness.registry import Preset, load_registry
@@ -188,7 +188,9 @@ class Catalog:
             rows = [row for row in self.rows(kind) if row.problem is None and not set(row.requires) - set(given)]
             names = match_glob(pattern, [row.name for row in rows])
             if not names:
-                raise RegistryError(f"no {kind} matches {pattern!r}", hint=f"harness list {kind}s shows all names")
+                raise RegistryError(
+                    f"no {kind} matches {pattern!r}", hint=f"harness list {plural(kind)} shows all names"
+                )
             for name in names:
                 found.setdefault(name + rest, True)
         return [Expansion(text=text, from_glob=from_glob) for text, from_glob in found.items()]
@@ -332,7 +334,7 @@ class Catalog:
         hints += [f"{name!r} is a {other}" for other in KINDS if other != kind and name in self._named[other]]
         if selector.plugin is not None and name in known:
             hints = [f"it comes from {' and '.join(holder.owner for holder in known[name])}"]
-        hints = hints or [f"harness list {kind}s shows all names"]
+        hints = hints or [f"harness list {plural(kind)} shows all names"]
         hints += [
             f"{row.name} was kept out ({row.reason})" for row in self._manager.plugins() if row.status == "blocked"
         ]

@@ -130,6 +130,16 @@ def remove(folder: Path, pass_id: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def drop(folder: Path, pass_id: str, keys: Collection[str]) -> None:
+    """Take the states of ``keys`` out of the checkpoint of a pass; the file is removed where none is left.
+
+    Raises :class:`RecordsError` where the file cannot be changed.
+    """
+    for checkpoint in load_all(folder).checkpoints:
+        if checkpoint.pass_id == pass_id:
+            _without(folder, checkpoint, frozenset(keys))
+
+
 def prune(folder: Path, done_keys: Collection[str]) -> LoadedCheckpoints:
     """Drop the states of cells that have a record, which supersedes them, and say what is left.
 
@@ -137,17 +147,20 @@ def prune(folder: Path, done_keys: Collection[str]) -> LoadedCheckpoints:
     """
     done = frozenset(done_keys)
     loaded = load_all(folder)
-    left: list[Checkpoint] = []
-    for checkpoint in loaded.checkpoints:
-        states = {key: state for key, state in checkpoint.states.items() if key not in done}
-        if not states:
-            remove(folder, checkpoint.pass_id)
-            continue
-        if len(states) < len(checkpoint.states):
-            checkpoint = dataclasses.replace(checkpoint, states=states)  # noqa: PLW2901 - the same checkpoint, less
-            save(folder, checkpoint)
-        left.append(checkpoint)
-    return dataclasses.replace(loaded, checkpoints=tuple(left))
+    left = [_without(folder, checkpoint, done) for checkpoint in loaded.checkpoints]
+    return dataclasses.replace(loaded, checkpoints=tuple(checkpoint for checkpoint in left if checkpoint is not None))
+
+
+def _without(folder: Path, checkpoint: Checkpoint, keys: frozenset[str]) -> Checkpoint | None:
+    states = {key: state for key, state in checkpoint.states.items() if key not in keys}
+    if not states:
+        remove(folder, checkpoint.pass_id)
+        return None
+    if len(states) == len(checkpoint.states):
+        return checkpoint
+    left = dataclasses.replace(checkpoint, states=states)
+    save(folder, left)
+    return left
 
 
 def _storable(array: npt.NDArray[Any], key: str, name: str) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from harness.entries import ModelEntry, PerturbationEntry, ProbeEntry
 from harness.errors import CapabilityError, PluginError, UsageError
 from harness.grammar import parse_selector
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
@@ -23,7 +24,10 @@ AttackTarget = Literal["head", "probe"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelComponent:
-    """A model as planning sees it; ``build`` gives the model itself, on the CPU."""
+    """A model as planning sees it; ``build`` gives the model itself, on the CPU.
+
+    ``require_weights`` raises :class:`~harness.errors.WeightsError` where it is plain already that they cannot be had.
+    """
 
     ref: ResolvedRef
     weights: WeightsInfo
@@ -31,6 +35,7 @@ class ModelComponent:
     label_space: str | None
     capabilities: frozenset[Capability]
     build: Callable[[], Model]
+    require_weights: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,7 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
             label_space=resolved.label_space,
             capabilities=resolved.capabilities,
             build=lambda: _build_model(catalog, resolved, weights),
+            require_weights=lambda: _require_weights(resolved, weights),
         )
     if not isinstance(item, Model):
         raise UsageError(
@@ -113,6 +119,14 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
         capabilities=info.capabilities,
         build=lambda: item,
     )
+
+
+def _require_weights(resolved: Resolved, weights: WeightsChoice) -> None:
+    entry = resolved.entry
+    if weights.origin == "pretrained" and resolved.tag and isinstance(entry, ModelEntry) and entry.timm_weights:
+        from harness.hub import require_reachable
+
+        require_reachable(resolved.tag)
 
 
 def _build_model(catalog: Catalog, resolved: Resolved, weights: WeightsChoice) -> Model:
@@ -159,8 +173,6 @@ def perturbation_component(catalog: Catalog, item: object) -> PerturbationCompon
 
 
 def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
-    from harness.entries import PerturbationEntry
-
     resolved = catalog.resolve("perturbation", text)
     entry = resolved.entry
     assert isinstance(entry, PerturbationEntry)
@@ -223,8 +235,6 @@ def _levels(given: tuple[float, ...] | None, level: LevelSpec | None, where: str
 def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
     """A probe by its text (``fewshot:shots=1+5``) or an instance."""
     if isinstance(item, str):
-        from harness.entries import ProbeEntry
-
         resolved = catalog.resolve("probe", item)
         entry = resolved.entry
         assert isinstance(entry, ProbeEntry)

@@ -92,9 +92,7 @@ def _requirement_finding(name: str, lowest: str | None) -> Finding:
     if version is None:
         return Finding(area="versions", name=name, found="not installed", status="problem", advice=repair)
     if lowest is not None and release(version) < release(lowest):
-        return Finding(
-            area="versions", name=name, found=f"{version}, needs {lowest}", status="problem", advice=repair
-        )
+        return Finding(area="versions", name=name, found=f"{version}, needs {lowest}", status="problem", advice=repair)
     return Finding(area="versions", name=name, found=version)
 
 
@@ -159,9 +157,7 @@ def _probe(command: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], str | N
 
 def _step_findings(name: str, found: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
     if "error" in found:
-        yield Finding(
-            area="libraries", name=name, found=found["error"], status="problem", advice=_advice(name, steps)
-        )
+        yield Finding(area="libraries", name=name, found=found["error"], status="problem", advice=_advice(name, steps))
     elif name == "torch":
         build = f"built for CUDA {found['cuda_build']}" if found["cuda_build"] else "built without CUDA"
         threads = f"{found['threads']} threads, {found['interop_threads']} between operations"

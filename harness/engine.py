@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,11 @@ import torch
 from harness import checkpoints
 from harness.checkpoints import Checkpoint
 from harness.environment import environment_block
-from harness.errors import CapabilityError, DataError, UsageError, WeightsError
+from harness.errors import CapabilityError, DataError, WeightsError
 from harness.feature_cache import FeatureCache
-from harness.forward import Counters, Forward, choose_device
+from harness.forward import Forward, choose_device
 from harness.loader import BatchSize
+from harness.options import Counters, RunOptions
 from harness.outcome_files import write_outcomes
 from harness.progress import NoProgress, Progress
 from harness.support import Preparation
@@ -39,29 +40,6 @@ AUTO_BATCH_SIZE = {"cuda": 256, "mps": 64, "cpu": 32}
 
 CHECKPOINT_SHARE = 0.02
 """Share of the time that checkpoints may take where their interval is chosen automatically."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How a plan is executed: nothing here can change a number beyond rounding.
-
-    ``workers``: decoding threads. ``checkpoint_every``: batches between checkpoints, ``auto`` for as often as costs
-    2 % of the time. ``cache_dir``: where support features lie, None to keep them in memory only.
-    ``fail_fast`` ends the run at the first cell that fails instead of going on with the others.
-    """
-
-    device: str = "auto"
-    batch_size: int | Literal["auto"] = "auto"
-    workers: int = 2
-    checkpoint_every: int | Literal["auto"] = "auto"
-    cache_dir: Path | None = None
-    fail_fast: bool = False
-
-    def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("checkpoint_every", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if (name == "workers" or value != "auto") and (not isinstance(value, int) or value < low):
-                raise UsageError(f"{name.replace('_', '-')} must be a whole number from {low} up, not {value!r}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,24 +64,25 @@ def execute(
     alone. Raises :class:`WeightsError` at once where a model's weights are not to be had.
     """
     execution = Execution()
+    progress = progress or NoProgress()
     todo = plan.without(store.keys())
     for cell in todo.not_applicable:
         record = ResultRecord(key=cell.key, cell=cell.as_dict(), not_applicable=cell.not_applicable)
         if store.append(record):
             written(record)
+    for damaged in checkpoints.prune(store.folder, store.keys()).damaged:
+        progress.note(f"{damaged.path} cannot be used, what it held starts anew: {damaged.reason}")
     if not todo.passes:
-        checkpoints.prune(store.folder, store.keys())
         return execution
     device = choose_device(options.device)
     runner = _Runner(
         store=store,
         options=options,
         device=device,
-        progress=progress or NoProgress(),
+        progress=progress,
         written=written,
         execution=execution,
     )
-    checkpoints.prune(store.folder, store.keys())
     for walk in todo.passes:
         runner.run_pass(walk)
         if options.fail_fast and execution.failures:
@@ -144,16 +123,22 @@ class _Runner:
                 self.execution.failures += [failure_of(item, error) for item in group.cells if item.key not in done]
 
     def _groups(self, walk: Pass) -> list[_Group]:
-        """The cells of a pass by the checkpoint they go on from; those without one start at the first image."""
-        groups, taken = [], set()
-        by_key = {item.key: item for item in walk.cells}
-        for found in checkpoints.load_all(self.store.folder).checkpoints:
-            mine = [by_key[key] for key in found.states if key in by_key and key not in taken]
-            if found.walk == walk.walk_id and mine:
-                groups.append(_Group(cells=mine, checkpoint=found))
-                taken |= {item.key for item in mine}
-        fresh = [item for item in walk.cells if item.key not in taken]
-        return groups + ([_Group(cells=fresh, checkpoint=None)] if fresh else [])
+        """The cells of a pass by the checkpoint they go on from; those without one start at the first image.
+
+        A run that was killed between saving a checkpoint and removing the one before leaves both: the later one counts.
+        """
+        saved = [found for found in checkpoints.load_all(self.store.folder).checkpoints if found.walk == walk.walk_id]
+        latest: dict[str, Checkpoint] = {}
+        for found in sorted(saved, key=lambda found: found.offset):
+            latest |= dict.fromkeys(found.states, found)
+        groups = []
+        for found in saved:
+            if mine := [item for item in walk.cells if latest.get(item.key) is found]:
+                keys = {item.key for item in mine}
+                holders = [other.pass_id for other in saved if not keys.isdisjoint(other.states)]
+                groups.append(_Group(cells=mine, checkpoint=found, superseded=holders))
+        fresh = [item for item in walk.cells if item.key not in latest]
+        return groups + ([_Group(cells=fresh)] if fresh else [])
 
     def _run_group(self, walk: Pass, model: Model, forward: Forward, group: _Group) -> None:
         found = group.checkpoint
@@ -182,9 +167,8 @@ class _Runner:
                 pass_id=digest([walk.walk_id, sorted(item.key for item in group.cells)])[:16],
                 every=self.options.checkpoint_every,
                 batch_size=batch_size,
+                superseded=group.superseded,
             )
-            if found is not None and found.pass_id != saver.pass_id:
-                saver.supersedes = found.pass_id
             try:
                 self.progress.begin(_title(walk), (len(positions) - offset) * walk.forwards_per_image)
                 self._stop_if_failed(loop)
@@ -198,8 +182,8 @@ class _Runner:
             finally:
                 self.progress.end()
                 self.execution.failures += loop.failures.values()
-        self._write(walk, loop, positions, started=started, batch_size=batch_size.value)
-        saver.remove()
+            self._write(walk, loop, positions, started=started, batch_size=batch_size.value)
+        saver.remove([item.key for item in group.cells])
 
     def _stop_if_failed(self, loop: Walk) -> None:
         if self.options.fail_fast and loop.failures:
@@ -277,10 +261,11 @@ class _StoppedEarly(Exception):  # noqa: N818 - a signal, no error: the failure 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """Cells of one pass that go on from the same image."""
+    """Cells of one pass that go on from the same image; ``superseded`` names all checkpoints that hold any of them."""
 
     cells: list[PlannedCell]
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None = None
+    superseded: Sequence[str] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -292,7 +277,7 @@ class _Saver:
     pass_id: str
     every: int | Literal["auto"]
     batch_size: BatchSize
-    supersedes: str | None = None
+    superseded: Sequence[str] = ()
     _batches: int = 0
     _earliest: float = 0.0
 
@@ -314,17 +299,21 @@ class _Saver:
                 states={key: run.state_dict() for key, run in runs.items()},
             ),
         )
-        if self.supersedes is not None:
-            checkpoints.remove(self.folder, self.supersedes)
-            self.supersedes = None
+        self._drop_superseded(runs)
         now = time.perf_counter()
         self._earliest = now + (now - started) / CHECKPOINT_SHARE
 
-    def remove(self) -> None:
-        """The records are written: the checkpoint has no more use."""
+    def remove(self, keys: Collection[str]) -> None:
+        """The records of the cells ``keys`` are written: their states have no more use."""
         checkpoints.remove(self.folder, self.pass_id)
-        if self.supersedes is not None:
-            checkpoints.remove(self.folder, self.supersedes)
+        self._drop_superseded(keys)
+
+    def _drop_superseded(self, keys: Collection[str]) -> None:
+        """Take ``keys`` out of earlier checkpoints; the states of other cells stay, they may be asked for again."""
+        for pass_id in self.superseded:
+            if pass_id != self.pass_id:
+                checkpoints.drop(self.folder, pass_id, keys)
+        self.superseded = ()
 
 
 def _title(walk: Pass) -> str:
@@ -344,11 +333,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def summarised_counts(counters: Counters, records: Sequence[ResultRecord], reused: int) -> str:
-    """One line that says what a run did, and what it did not have to do."""
-    return (
-        f"{len(records)} records ({reused} already there); {counters.decoded_images} images decoded, "
-        f"{counters.forward_passes} forward passes over {counters.forward_images} images"
-    )

@@ -67,6 +67,8 @@ class ModelEntry(Entry):
     capabilities: frozenset[Capability]
     label_space: str | None = None
     tag_param: str | None = None
+    timm_weights: bool = False
+    """Whether the tag is one of timm's, so that its weights lie in the repository ``timm/TAG`` of the model hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

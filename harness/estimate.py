@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.engine import AUTO_BATCH_SIZE, RunOptions
+from harness.engine import AUTO_BATCH_SIZE
 from harness.feature_cache import FeatureCache
-from harness.forward import Counters, Forward, as_memory_allows, choose_device
+from harness.forward import Forward, as_memory_allows, choose_device
 from harness.loader import BatchSize, load_batches
+from harness.options import Counters, RunOptions
 from harness.planning import union
 from harness.progress import NoProgress, Progress
 from harness.support import Preparation, forward_perturbed

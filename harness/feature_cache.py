@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from harness.errors import DataError
+from harness.run_folder import is_writer_gone, writer_tag
 from harness.types import JSONValue, digest
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _X, _POSITIONS, _META = "x.float32", "positions.int64", "table.json"
+_WRITING = ".writing."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,8 @@ class FeatureCache:
     """A folder of feature tables, one folder per key.
 
     Tables appear by renaming a finished folder, so a killed run leaves no half table and two runs that store the
-    same one do no harm. Rows are appended to a file as they come, so a table may be larger than the memory.
+    same one do no harm; what it had begun is removed by the next run on its host that stores a table. Rows are
+    appended to a file as they come, so a table may be larger than the memory.
     """
 
     def __init__(self, root: Path) -> None:
@@ -63,6 +66,9 @@ class FeatureCache:
     def writer(self, key: JSONValue) -> TableWriter:
         """A writer whose :meth:`~TableWriter.finish` puts the table in place."""
         self.root.mkdir(parents=True, exist_ok=True)
+        for leftover in self.root.glob(f"{_WRITING}*"):
+            if is_writer_gone(leftover.name.rpartition("-")[0]):
+                shutil.rmtree(leftover, ignore_errors=True)
         return _DiskWriter(self._folder(key), key)
 
     def _folder(self, key: JSONValue) -> Path:
@@ -104,7 +110,7 @@ class _DiskWriter:
     def __init__(self, folder: Path, key: JSONValue) -> None:
         self._final = folder
         self._key = key
-        self._work = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        self._work = Path(tempfile.mkdtemp(prefix=f"{_WRITING}{writer_tag()}-", dir=folder.parent))
         self._x: BinaryIO = (self._work / _X).open("wb")
         self._positions: BinaryIO = (self._work / _POSITIONS).open("wb")
         self._rows = self._width = 0

@@ -11,6 +11,7 @@ import torch
 
 from harness.errors import CapabilityError, UsageError
 from harness.loader import BatchSize, split_batch
+from harness.options import Counters
 from harness.protocols import FittedProbe, Model, Probe
 from harness.types import ImageBatch, ModelOutputs, OutputSpec
 
@@ -22,18 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a run really did. A run that finds everything recorded leaves all of them at zero."""
-
-    decoded_images: int = 0
-    skipped_images: int = 0
-    forward_passes: int = 0
-    forward_images: int = 0
-    cached_tables: int = 0
-    """Support feature tables that were read instead of extracted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,6 +143,21 @@ def cached_file(tag: str, *, repo_id: str | None = None) -> Path | None:
     return None
 
 
+def require_reachable(tag: str) -> None:
+    """Return if the weights of timm's ``tag`` are in the cache or the hub answers, without fetching anything.
+
+    Raises :class:`~harness.errors.WeightsError` within :data:`PREFLIGHT_S` otherwise: before torch is imported, and
+    before another model of the same grid has been run in vain.
+    """
+    if cached_file(tag) is not None:
+        return
+    try:
+        _require_online()
+        preflight()
+    except WeightsError as error:
+        raise type(error)(f"pretrained weights {tag}: {error.message}", hint=error.hint) from error
+
+
 def pretrained_file(tag: str, *, repo_id: str | None = None) -> Path:
     """The local file with the pretrained weights of ``tag``, fetched if it is not in the hub cache yet.
 
@@ -155,8 +170,7 @@ def pretrained_file(tag: str, *, repo_id: str | None = None) -> Path:
         return cached
     repo_id = repo_id or timm_repository(tag)
     try:
-        if is_offline():
-            raise _unavailable("they are not in the local cache, and HARNESS_OFFLINE or HF_HUB_OFFLINE is set")
+        _require_online()
         for name in WEIGHT_FILES:
             fetched = _fetch(repo_id, name)
             if fetched is not None:
@@ -315,6 +329,11 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+def _require_online() -> None:
+    if is_offline():
+        raise _unavailable("they are not in the local cache, and HARNESS_OFFLINE or HF_HUB_OFFLINE is set")
 
 
 def _unavailable(reason: str) -> WeightsError:

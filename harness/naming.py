@@ -37,3 +37,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """
     near = suggest(name, known)
     return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def plural(kind: str) -> str:
+    """A kind as a heading names it.
+
+    >>> plural("model"), plural("summary")
+    ('models', 'summaries')
+    """
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,7 @@ def coerce(schema: type[T], given: Mapping[str, Any], where: str) -> T:
     Raises :class:`ParameterError` for an unknown name, a missing one, or a value of the wrong type or range.
     """
     fields = {f.name: f for f in dataclasses.fields(schema)}  # type: ignore[arg-type]  # every schema is a dataclass
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     for name in given:
         if name not in fields:
             known = ", ".join(fields) or "none"
@@ -119,7 +120,7 @@ def identity(params: Any) -> dict[str, JSONValue]:
 
 def describe(schema: type) -> list[ParamInfo]:
     """The parameters of ``schema`` for help texts, in order of declaration."""
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     rows = []
     for f in dataclasses.fields(schema):
         meta = _meta(f)
@@ -138,6 +139,11 @@ def describe(schema: type) -> list[ParamInfo]:
             )
         )
     return rows
+
+
+@functools.cache
+def _hints(schema: type) -> dict[str, Any]:
+    return typing.get_type_hints(schema)
 
 
 def _meta(f: dataclasses.Field[Any]) -> _Meta:
@@ -160,7 +166,7 @@ def _type_text(hint: Any) -> str:
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
             return f"list of {_type_text(args[0])}"
-        return "x".join(_type_text(arg) for arg in args)
+        return f"{_type_text(args[0])}s, as {'x'.join('N' * len(args))}"
     name: str = hint.__name__
     return {"str": "text", "int": "integer", "float": "number", "bool": "true | false"}.get(name, name)
 

@@ -76,7 +76,7 @@ def load_registry(
     out all files of that plugin and is handed to ``on_plugin_error``; without that, and for any other file, it raises
     :class:`RegistryError`.
     """
-    merged = _Merge(entries or {}, check)
+    merged = RegistryMerge(entries or {}, check)
     merged.add([packaged_document()])
     by_plugin: dict[str, list[Path]] = {}
     for plugin, path in plugin_files:
@@ -93,7 +93,7 @@ def load_registry(
     return merged.registry()
 
 
-class _Merge:
+class RegistryMerge:
     """Layers put on top of each other; a group of documents is accepted whole or not at all."""
 
     def __init__(self, entries: Mapping[Kind, Mapping[str, Claim]], check: Callable[[Preset], None] | None) -> None:
@@ -113,8 +113,10 @@ class _Merge:
                 _claim(preset, preset.kind, preset.aliases, claims[preset.kind])
                 if self._check is not None:
                     self._check(preset)
-                replaced = [p for p in presets if preset.override and (p.kind, p.name) == (preset.kind, preset.name)]
-                presets = [p for p in presets if p not in replaced]
+                replaced: list[Preset] = []
+                if preset.override:
+                    replaced = [p for p in presets if (p.kind, p.name) == (preset.kind, preset.name)]
+                    presets = [p for p in presets if p not in replaced]
                 presets.append(_with_aliases_of(preset, replaced))
             for suite in document.suites:
                 _claim(suite, "suite", (), claims["suite"])

@@ -143,13 +143,13 @@ def read_document(path: Path, layer: str) -> Document:
 def _parse_document(text: str, file: str, layer: str) -> Document:
     sections = read_yaml(text, file).fields((*SECTIONS, "suites", "defaults"))
     presets = [
-        _preset(item, kind, name, layer, source)
+        read_preset(item, kind, name, layer, source)
         for section, kind in SECTIONS.items()
         if section in sections
         for name, item, source in _named(sections[section])
     ]
     suites = (
-        [_suite(item, name, layer, src) for name, item, src in _named(sections["suites"])]
+        [read_suite(item, name, layer, src) for name, item, src in _named(sections["suites"])]
         if "suites" in sections
         else []
     )
@@ -157,7 +157,7 @@ def _parse_document(text: str, file: str, layer: str) -> Document:
     if "defaults" in sections:
         if layer not in (PACKAGED, USER):
             raise sections["defaults"].error("a plugin's registry file cannot set defaults", "leave this section out")
-        defaults = _defaults(sections["defaults"])
+        defaults = read_defaults(sections["defaults"])
     return Document(layer=layer, presets=tuple(presets), suites=tuple(suites), defaults=defaults)
 
 
@@ -165,18 +165,20 @@ def _named(section: Item) -> list[tuple[str, Item, Source]]:
     items = section.mapping()
     sources = section.key_sources()
     for name in items:
-        if problem := _name_problem(name):
+        if problem := name_problem(name):
             raise RegistryError(f"{sources[name]}: {section.path}: {name!r} is not a name", hint=problem)
     return [(name, item, sources[name]) for name, item in items.items()]
 
 
-def _name_problem(name: str) -> str | None:
+def name_problem(name: str) -> str | None:
+    """What is wrong with a name, None if nothing."""
     if not is_valid_name(name):
         return "names are lower-case letters, digits, '_', '-' and '.', starting with a letter or digit"
     return "a name that reads as a number would be taken for a level" if _NUMBER.match(name) else None
 
 
-def _preset(item: Item, kind: Kind, name: str, layer: str, source: Source) -> Preset:
+def read_preset(item: Item, kind: Kind, name: str, layer: str, source: Source) -> Preset:
+    """One preset from its mapping. Raises :class:`RegistryError` with file, line and key."""
     given = item.fields(_MODEL_KEYS if kind == "model" else _PRESET_KEYS)
     if "use" not in given:
         raise RegistryError(f"{source}: {item.path}: key 'use' is missing", hint="name the entry it is made from")
@@ -211,7 +213,7 @@ def _aliases(item: Item) -> tuple[str, ...]:
     aliases = []
     for element in item.elements():
         alias = element.text("a name")
-        if problem := _name_problem(alias):
+        if problem := name_problem(alias):
             raise element.error(f"{alias!r} is not a name", problem)
         if alias in aliases:
             raise element.error(f"alias {alias!r} is given twice")
@@ -254,7 +256,8 @@ def _run_view(item: Item) -> str:
     return str(item.node.value) if isinstance(item.node.value, str) else view.text
 
 
-def _suite(item: Item, name: str, layer: str, source: Source) -> Suite:
+def read_suite(item: Item, name: str, layer: str, source: Source) -> Suite:
+    """One suite from its mapping. Raises :class:`RegistryError` with file, line and key."""
     given = item.fields(_SUITE_KEYS)
     axes = {axis: _selectors(given[axis], kind) for axis, kind in _SUITE_LISTS.items() if axis in given}
     if not axes:
@@ -306,7 +309,8 @@ def _seeds(item: Item) -> tuple[int, ...]:
     return seeds
 
 
-def _defaults(section: Item) -> dict[str, Any]:
+def read_defaults(section: Item) -> dict[str, Any]:
+    """The defaults that a file sets, by field of :class:`Defaults`. Raises :class:`RegistryError`."""
     readers: dict[str, Callable[[Item], Any]] = {
         kind: partial(_selector, kind=kind, globs=False) for kind in SECTIONS.values()
     }

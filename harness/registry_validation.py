@@ -14,7 +14,7 @@ from harness.catalog import Catalog
 from harness.errors import HarnessError, RegistryError
 from harness.grammar import is_glob
 from harness.preset_checks import check_preset, entry_claims, offers_for
-from harness.registry import _Merge
+from harness.registry import RegistryMerge
 from harness.registry_file import (
     PACKAGED,
     SECTIONS,
@@ -22,10 +22,10 @@ from harness.registry_file import (
     Document,
     Preset,
     Suite,
-    _defaults,
-    _name_problem,
-    _preset,
-    _suite,
+    name_problem,
+    read_defaults,
+    read_preset,
+    read_suite,
 )
 from harness.strict_yaml import Item, Source, read_yaml
 
@@ -73,7 +73,7 @@ def validate(manager: HarnessManager, files: Sequence[Path] = ()) -> list[FileRe
     reports = [_read(_packaged_text, "registry.yaml", PACKAGED)]
     reports += [_read(_text_of(path), str(path), plugin) for plugin, path in manager.registry_files()]
     reports += [_read(_text_of(path), str(path), USER) for path in files]
-    merged = _Merge(entry_claims(manager), None)
+    merged = RegistryMerge(entry_claims(manager), None)
     for report in reports:
         _merge(merged, report, manager)
     catalog = Catalog(manager, merged.registry())
@@ -120,7 +120,7 @@ def _read_section(report: FileReport, section: str, item: Item) -> None:
     if section == "defaults":
         if report.layer not in (PACKAGED, USER):
             raise item.error("a plugin's registry file cannot set defaults", "leave this section out")
-        report.defaults = _defaults(item)
+        report.defaults = read_defaults(item)
         report.default_sources = item.key_sources()
     elif section == "suites" or section in SECTIONS:
         named = item.mapping()
@@ -131,15 +131,15 @@ def _read_section(report: FileReport, section: str, item: Item) -> None:
 
 
 def _read_named(report: FileReport, section: str, name: str, item: Item, source: Source) -> None:
-    if problem := _name_problem(name):
+    if problem := name_problem(name):
         raise RegistryError(f"{source}: {section}: {name!r} is not a name", hint=problem)
     if section == "suites":
-        report.suites.append(_suite(item, name, report.layer, source))
+        report.suites.append(read_suite(item, name, report.layer, source))
     else:
-        report.presets.append(_preset(item, SECTIONS[section], name, report.layer, source))
+        report.presets.append(read_preset(item, SECTIONS[section], name, report.layer, source))
 
 
-def _merge(merged: _Merge, report: FileReport, manager: HarnessManager) -> None:
+def _merge(merged: RegistryMerge, report: FileReport, manager: HarnessManager) -> None:
     """Lay the file over the earlier ones, one name at a time; what is refused stays out."""
     accepted: list[Preset] = []
     for preset in report.presets:

@@ -72,7 +72,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with reported("cannot write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_TEMPORARY}")
+        temporary = path.with_name(f".{path.name}.{writer_tag()}{_TEMPORARY}")
         try:
             yield temporary
             with temporary.open("rb+") as file:
@@ -101,20 +101,48 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def discard_abandoned(folder: Path) -> None:
-    """Remove temporary files in ``folder`` that killed writers left: none is written for as long as an hour.
+def writer_tag() -> str:
+    """Whose a temporary file is: host and process id, for its name; :func:`is_writer_gone` reads it."""
+    return f"{_host()}.{os.getpid()}"
 
+
+def is_writer_gone(tag: str) -> bool:
+    """Whether ``tag``, or a name that ends with it, is that of a process of this host that is no more.
+
+    False where that cannot be told: for another host, for a name without a tag, and on Windows.
+    """
+    name, _, pid = tag.rpartition(".")
+    if sys.platform == "win32" or name.rpartition(".")[2] != _host() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "_")
+
+
+def discard_abandoned(folder: Path) -> None:
+    """Remove temporary files in ``folder`` that killed writers left.
+
+    Those of a process of this host that is no more go at once, others after an hour: none is written for so long.
     Ages are taken against a file made now, so that the clock of a file server does not matter.
     """
     with reported("cannot tidy up", folder):
-        probe = folder / f".age.{socket.gethostname()}.{os.getpid()}{_TEMPORARY}"
+        probe = folder / f".age.{writer_tag()}{_TEMPORARY}"
         probe.touch()
         try:
             now = probe.stat().st_mtime
             for place in (folder, folder / OUTCOMES, folder / CHECKPOINTS):
                 for leftover in place.glob(f".*{_TEMPORARY}"):
                     with contextlib.suppress(FileNotFoundError):
-                        if now - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                        old = now - leftover.stat().st_mtime > _ABANDONED_SECONDS
+                        if old or is_writer_gone(leftover.name.removesuffix(_TEMPORARY)):
                             leftover.unlink()
         finally:
             probe.unlink(missing_ok=True)

@@ -64,17 +64,14 @@ def _at(ref: ResolvedRef, level: float | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCell:
-    """A cell with all it takes to count a batch."""
+    """A cell with all it takes to count a batch; ``key`` and ``unit`` are kept, as each is a digest."""
 
+    key: str
+    unit: str
     item: PlannedCell
     fitted: FittedProbe
     want: OutputSpec
     perturbation: AnyPerturbation
-
-    @property
-    def key(self) -> str:
-        """The key of the record to be."""
-        return self.item.key
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,30 +97,33 @@ class Walk:
         """
         broken = self.preparation.extract_all(cells)
         for item in cells:
-            known = broken.get(item.fit_key) or broken.get(item.unit)
+            key, unit, fit_key = item.key, item.unit, item.fit_key
+            known = broken.get(fit_key) or broken.get(unit)
             if known is not None:
-                self.failures[item.key] = failure_of(item, known)
+                self.failures[key] = failure_of(item, known)
                 continue
             # What cells share is tried once: a fit, then a perturbation with its seed and target.
-            trying = item.fit_key
+            trying = fit_key
             try:
                 want = self.preparation.probe(item).wants(self.preparation.model.info)
                 check_want(self.preparation.model.info, want)
                 fitted = self.preparation.fitted(item)
-                trying = item.unit
+                trying = unit
                 perturbation = self.preparation.perturbation(item)
-                trying = item.key
+                trying = key
                 run = CellRun(fitted)
-                if item.key in states:
-                    run.load_state_dict(states[item.key])
+                if key in states:
+                    run.load_state_dict(states[key])
             except WeightsError:
                 raise
             except Exception as error:  # noqa: BLE001 - one broken component must not take the other cells with it
                 broken[trying] = error
-                self.failures[item.key] = failure_of(item, error)
+                self.failures[key] = failure_of(item, error)
                 continue
-            self.live[item.key] = LiveCell(item=item, fitted=fitted, want=want, perturbation=perturbation)
-            self.runs[item.key] = run
+            self.runs[key] = run
+            self.live[key] = LiveCell(
+                key=key, unit=unit, item=item, fitted=fitted, want=want, perturbation=perturbation
+            )
 
     def run(
         self, positions: npt.NDArray[np.int64], *, workers: int, after_batch: Callable[[int], None] | None = None
@@ -165,7 +165,7 @@ class Walk:
         clean = self._clean_outputs(batch)
         units: dict[str, list[LiveCell]] = {}
         for cell in self.live.values():
-            units.setdefault(cell.item.unit, []).append(cell)
+            units.setdefault(cell.unit, []).append(cell)
         for cells in units.values():
             with self._guarding(*cells, images=len(batch)):
                 self._count_unit(batch, clean, cells, partial)

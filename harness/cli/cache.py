@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("-y", "--yes", is_flag=True, help="Clear without asking.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Look here instead.")
 @json_option
-def cache(action: str, yes: bool, cache_dir: Path | None, as_json: bool) -> None:
+def cache(action: str, yes: bool, cache_dir: Path | None, as_json: bool) -> int:
     """Show or clear what runs keep: feature tables, and the digests of weight files. Both are made again when needed.
 
     Downloaded weights lie in the hub's own cache and are left alone; harness doctor says where.
@@ -32,13 +32,16 @@ def cache(action: str, yes: bool, cache_dir: Path | None, as_json: bool) -> None
     folder = cache_dir or _default_folder()
     found = contents(folder)
     if action == "clear":
-        _confirm(found, yes=yes)
+        if not yes and not _confirmed(found):
+            click.echo("nothing was removed", err=True)
+            return 1
         clear(folder)
         found = {**found, "cleared": True}
     if as_json:
         print_json(found)
     else:
         _show(found, cleared=action == "clear")
+    return 0
 
 
 def _default_folder() -> Path:
@@ -75,13 +78,11 @@ def _digests(folder: Path) -> list[Path]:
     return sorted((folder / "digests").glob("*.json"))
 
 
-def _confirm(found: dict[str, JSONValue], *, yes: bool) -> None:
-    if yes:
-        return
-    question = f"Remove {found['feature_tables']} feature tables and {found['digests']} digests in {found['folder']}?"
+def _confirmed(found: dict[str, JSONValue]) -> bool:
+    what = f"{found['feature_tables']} feature tables and {found['digests']} digests in {found['folder']}"
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody is there to answer", hint="harness cache clear --yes")
-    click.confirm(question, abort=True, err=True)
+        raise UsageError(f"cannot ask whether to remove {what}: this is no terminal", hint="harness cache clear --yes")
+    return click.confirm(f"Remove {what}?", err=True)
 
 
 def _show(found: dict[str, JSONValue], *, cleared: bool) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.names import SECTIONS, component_kind
-from harness.cli.options import json_option, kind_named, open_catalog, plural, print_json, setup_options
+from harness.cli.options import json_option, kind_named, open_catalog, print_json, setup_options
 from harness.cli.plugins import offers_text, plugin_fields
 from harness.errors import RegistryError
 from harness.grammar import is_glob, match_glob
-from harness.naming import did_you_mean
+from harness.naming import did_you_mean, plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.catalog import Catalog, CatalogRow
     from harness.report.tables import Table
     from harness.types import JSONValue
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:

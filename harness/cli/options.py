@@ -87,15 +87,6 @@ def kind_named(word: str, kinds: Sequence[str]) -> str:
     return words[word.lower()]
 
 
-def plural(kind: str) -> str:
-    """A kind as a heading names it.
-
-    >>> plural("model"), plural("summary")
-    ('models', 'summaries')
-    """
-    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
-
-
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

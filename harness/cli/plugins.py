@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import json_option, open_catalog, plural, print_json, setup_options
+from harness.cli.options import json_option, open_catalog, print_json, setup_options
+from harness.naming import plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @setup_options
 @json_option
-def plugins(
-    as_json: bool, registry_files: tuple[Path, ...], no_plugin: tuple[str, ...], strict_plugins: bool
-) -> None:
+def plugins(as_json: bool, registry_files: tuple[Path, ...], no_plugin: tuple[str, ...], strict_plugins: bool) -> None:
     """List plugins: distribution, version, whether they work, and what they offer.
 
     A broken plugin takes nothing with it; --strict-plugins makes it an error (exit code 3).
@@ -59,8 +58,7 @@ def _show(manager: HarnessManager) -> None:
 
     header = ("name", "distribution", "version", "status", "offers")
     rows = tuple(
-        (row.name, row.distribution or "", row.version or "", row.status, offers_text(row))
-        for row in manager.plugins()
+        (row.name, row.distribution or "", row.version or "", row.status, offers_text(row)) for row in manager.plugins()
     )
     reasons = tuple(f"{row.name}: {row.reason}" for row in manager.plugins() if row.reason is not None)
     show(Table(title="", header=header, rows=rows, labels=len(header), notes=reasons))

@@ -80,12 +80,10 @@ def main(args: list[str] | None = None) -> NoReturn:
         code: Any = cli.main(args=args, prog_name="harness", standalone_mode=False)
     except HarnessError as error:
         fail(error)
-    except click.exceptions.Abort:
-        sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
         print("interrupted; records written so far are kept, run the same command to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

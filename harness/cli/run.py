@@ -181,7 +181,7 @@ def _count(text: str, option: str) -> int | Literal["auto"]:
 
 
 def _run_options(given: dict[str, Any]) -> Any:
-    from harness.engine import RunOptions
+    from harness.options import RunOptions
     from harness.paths import cache_dir
 
     return RunOptions(
@@ -195,7 +195,7 @@ def _run_options(given: dict[str, Any]) -> Any:
 
 
 def _print_result(result: RunResult, *, as_json: bool, quiet: bool) -> None:
-    from harness.engine import summarised_counts
+    from harness.options import summarised_counts
     from harness.report.tables import not_applicable_table, record_tables, summary_tables
     from harness.report.terminal import show
 

@@ -28,6 +28,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         tags=("timm", "cnn"),
         params=ResNetParams,
         tag_param="arch",
+        timm_weights=True,
         view=View(resize=256, crop=224, interpolation="bilinear"),
         label_space="imagenet1k",
         capabilities=frozenset(

@@ -28,6 +28,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         tags=("timm", "transformer"),
         params=ViTParams,
         tag_param="arch",
+        timm_weights=True,
         view=View(resize=248, crop=224, interpolation="bicubic"),
         label_space="imagenet1k",
         capabilities=frozenset(Capability),

@@ -346,6 +346,7 @@ def test_a_description_is_plain_json_and_complete(catalog: Catalog) -> None:
         "capabilities": ["logits", "pooled"],
         "label_space": "imagenet1k",
         "tag_param": "arch",
+        "timm_weights": False,
     }
     arch, width = shown["parameters"]
     assert (arch["name"], arch["required"], arch["preset"]) == ("arch", True, "net.a")

@@ -1,0 +1,213 @@
+"""Names and instances as components, and which combinations can give a number."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from engine_doubles import models
+from engine_doubles.data import CountingDataset
+from engine_doubles.models import GIVES, SPACE, VIEW, TinyModel, TinyNet
+from engine_doubles.perturbations import Dimmed, SignStep, Speckled
+from engine_doubles.probes import CentroidProbe, HeadProbe
+
+from harness.components import (
+    check_applies,
+    dataset_component,
+    model_component,
+    perturbation_component,
+    probe_component,
+)
+from harness.errors import CapabilityError, ParameterError, RegistryError, UsageError
+from harness.types import Capability
+from harness.weights import WeightsChoice
+
+PRETRAINED, RANDOM = WeightsChoice(), WeightsChoice(origin="random", seed=3)
+
+
+@pytest.fixture
+def catalog(bench):
+    return bench.catalog
+
+
+def test_a_named_model_is_known_without_being_built(catalog):
+    component = model_component(catalog, "tiny:net=2", PRETRAINED)
+    assert (component.view, component.label_space, component.capabilities) == (VIEW, SPACE, GIVES)
+    assert component.weights.identity == "embedded:tiny:1"
+    assert component.ref.identity == {"net": 2}
+    assert models.built == []
+    assert component.build().info.name == "named_tiny"
+    assert models.built == ["tiny:2:pretrained"]
+
+
+def test_random_weights_are_another_identity(catalog):
+    component = model_component(catalog, "tiny", RANDOM)
+    assert component.weights.untrained
+    assert component.weights.identity.startswith("random:")
+    component.build()
+    assert models.built == ["tiny:0:random"]
+
+
+def test_an_instance_is_its_own_card(catalog, model):
+    component = model_component(catalog, model, RANDOM)
+    assert component.build() is model
+    assert component.weights == model.info.weights
+    assert component.ref.use == "instance:tiny"
+
+
+def test_a_bare_module_is_told_to_be_wrapped(catalog):
+    with pytest.raises(UsageError, match="TinyNet is neither a name nor a model") as caught:
+        model_component(catalog, TinyNet(), PRETRAINED)
+    assert "harness.wrap(" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [
+        (lambda c: perturbation_component(c, object()), "prepare, begin and apply"),
+        (lambda c: perturbation_component(c, (3, [0.5])), "prepare, begin and apply"),
+        (lambda c: probe_component(c, object()), "select_support"),
+        (lambda c: dataset_component(c, [1, 2]), "harness.TensorDataset"),
+    ],
+)
+def test_other_objects_are_told_what_is_needed(catalog, make, hint):
+    with pytest.raises(UsageError) as caught:
+        make(catalog)
+    assert hint in caught.value.hint
+
+
+def test_unknown_names_are_the_catalogs_business(catalog):
+    with pytest.raises(RegistryError, match="no perturbation named 'dimed'"):
+        perturbation_component(catalog, "dimed")
+
+
+def test_levels_by_name(catalog):
+    assert perturbation_component(catalog, "dimmed").levels == (0.0, 0.25, 0.5)
+    assert perturbation_component(catalog, "dimmed@all").levels == (0.0, 0.25, 0.5)
+    assert perturbation_component(catalog, "dimmed@0.75,0.1").levels == (0.75, 0.1)
+    assert perturbation_component(catalog, "none").levels == (None,)
+    assert perturbation_component(catalog, "none").is_clean
+    assert perturbation_component(catalog, "clean").is_clean
+    assert not perturbation_component(catalog, "dimmed").is_clean
+
+
+@pytest.mark.parametrize("levels", [(0.25, 0.75), [0.25, 0.75], np.array([0.25, 0.75])])
+@pytest.mark.parametrize("item", ["dimmed", Dimmed()])
+def test_levels_beside_a_name_or_an_instance(catalog, item, levels):
+    component = perturbation_component(catalog, (item, levels))
+    assert component.levels == (0.25, 0.75)
+    assert all(type(level) is float for level in component.levels)
+
+
+@pytest.mark.parametrize("level", [0.25, 0, np.float32(0.25)])
+def test_one_level_beside_an_instance(catalog, level):
+    assert perturbation_component(catalog, (Dimmed(), level)).levels == (float(level),)
+
+
+@pytest.mark.parametrize("levels", [[], "half", [0.5, "x"], None])
+def test_levels_that_are_none_are_refused(catalog, levels):
+    with pytest.raises(UsageError, match="levels"):
+        perturbation_component(catalog, (Dimmed(), levels))
+
+
+def test_a_level_outside_the_range_is_refused(catalog):
+    with pytest.raises(ParameterError, match=r"share must lie in \[0, 1\], not 1.5"):
+        perturbation_component(catalog, (Dimmed(), 1.5))
+    with pytest.raises(UsageError, match="has no levels"):
+        perturbation_component(catalog, ("none", 0.5))
+
+
+def test_each_seed_gets_an_object_of_its_own(catalog):
+    component = perturbation_component(catalog, Speckled())
+    assert component.build() is not component.build()
+
+
+def test_an_injected_model_is_part_of_what_a_perturbation_is(catalog):
+    plain = perturbation_component(catalog, "guided")
+    assert set(plain.injected) == {"guide"}
+    ref, weights = plain.ref.injected["guide"]
+    assert (ref.use, weights) == ("tiny", "embedded:tiny:1")
+    assert models.built == []
+    headless = perturbation_component(catalog, "guided:guide=headless")
+    assert headless.ref.fingerprint != plain.ref.fingerprint
+
+
+def test_what_an_attack_aims_at_decides_what_it_needs(catalog):
+    head, probe = perturbation_component(catalog, "signstep"), perturbation_component(catalog, "signstep:aim=probe")
+    assert (head.target, head.needs) == ("head", {Capability.LOGITS, Capability.GRADIENTS})
+    assert (probe.target, probe.needs) == ("probe", {Capability.GRADIENTS})
+    assert perturbation_component(catalog, SignStep()).target == "head"
+    assert perturbation_component(catalog, "dimmed").target is None
+
+
+def test_a_probe_by_name_and_as_an_instance(catalog):
+    named, instance = probe_component(catalog, "centroid:shots=5"), CentroidProbe(shots=5)
+    given = probe_component(catalog, instance)
+    assert (named.learns, named.stochastic, named.ref.identity) == (True, True, {"shots": 5})
+    assert (given.learns, given.stochastic, given.ref.identity) == (True, True, {"shots": 5})
+    assert given.build() is instance
+    assert probe_component(catalog, HeadProbe()).needs_label_space
+
+
+def test_the_place_of_a_dataset_is_given_once(catalog):
+    with pytest.raises(UsageError, match="given twice"):
+        dataset_component(catalog, "folder:root=here", "there")
+
+
+def applies(catalog, *, model="tiny", perturbation="none", probe="pixels", space=SPACE):
+    check_applies(
+        model_component(catalog, model, PRETRAINED),
+        perturbation_component(catalog, perturbation),
+        probe_component(catalog, probe),
+        space,
+    )
+
+
+def test_what_makes_sense_passes(catalog):
+    applies(catalog)
+    applies(catalog, probe="toy_head")
+    applies(catalog, perturbation="signstep", probe="centroid")
+    applies(catalog, perturbation="signstep:aim=probe", probe="centroid", space=None)
+    applies(catalog, model="elsewhere", probe="centroid")
+    applies(catalog, model="headless", probe="centroid", perturbation="dimmed", space=None)
+
+
+@pytest.mark.parametrize(
+    ("combination", "words"),
+    [
+        ({"model": "headless", "probe": "toy_head"}, ["probe toy_head needs logits", "headless"]),
+        ({"model": "headless", "perturbation": "signstep"}, ["perturbation signstep needs logits", "headless"]),
+        (
+            {"model": "elsewhere", "probe": "toy_head"},
+            ["toy_head reads the model's own head", "trained on the labels of imagenet1k", "those of shapes"],
+        ),
+        (
+            {"model": "elsewhere", "perturbation": "signstep", "probe": "centroid"},
+            ["signstep attacks the model's own head", "imagenet1k", "shapes"],
+        ),
+        ({"perturbation": "signstep:aim=probe"}, ["aims at the probe, but probe pixels learns nothing"]),
+        ({"probe": "toy_head", "space": None}, ["nothing named"]),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(catalog, combination, words):
+    with pytest.raises(CapabilityError) as caught:
+        applies(catalog, **combination)
+    assert all(word in caught.value.message for word in words), caught.value.message
+
+
+def test_label_spaces_that_are_unnamed_never_match(catalog):
+    unnamed = model_component(catalog, TinyModel(label_space=None), PRETRAINED)
+    assert dataset_component(catalog, CountingDataset(label_space=None)).dataset.info.label_space is None
+    with pytest.raises(CapabilityError, match="nothing named"):
+        check_applies(unnamed, perturbation_component(catalog, "none"), probe_component(catalog, "toy_head"), None)
+
+
+def test_several_missing_capabilities_are_all_named(catalog):
+    bare = dataclasses.replace(model_component(catalog, "tiny", PRETRAINED), capabilities=frozenset())
+    with pytest.raises(CapabilityError, match="needs gradients and logits"):
+        check_applies(bare, perturbation_component(catalog, "signstep"), probe_component(catalog, SignFree()), SPACE)
+
+
+class SignFree(HeadProbe):
+    """As an instance it declares no needs."""

@@ -1,0 +1,281 @@
+"""Records as tables and rows: every number under the name that tells it apart."""
+
+from __future__ import annotations
+
+import pytest
+from engine_doubles.models import TinyModel
+from engine_doubles.probes import CentroidProbe
+
+from harness.report.plans import plan_tables
+from harness.report.tables import (
+    MAX_COLUMNS,
+    Table,
+    measurement_rows,
+    not_applicable_table,
+    record_tables,
+    summary_tables,
+)
+from harness.report.terminal import plain
+from harness.types import Measurement, ResultRecord
+
+
+def record(
+    *,
+    model="vit",
+    perturbation="none",
+    level=None,
+    probe="head",
+    support=None,
+    support_level=None,
+    seed=None,
+    weights="pretrained:vit.tag",
+    params=None,
+    rows=(("top1", {}, 0.5),),
+    limit=None,
+    not_applicable=None,
+    key=None,
+    fingerprints=None,
+    precision="fp32",
+):
+    """A record as a run writes it; ``params`` and ``fingerprints`` by role."""
+    names = {"model": model, "dataset": "digits", "perturbation": perturbation, "probe": probe}
+    if support is not None:
+        names["support"] = support
+    params, fingerprints = params or {}, fingerprints or {}
+    components = {
+        role: {
+            "use": name,
+            "version": 1,
+            "params": params.get(role, {}),
+            "fingerprint": fingerprints.get(role, f"{name}{params.get(role, '')}"),
+        }
+        for role, name in names.items()
+    }
+    cell = {
+        "model": model,
+        "weights": weights,
+        "dataset": "digits",
+        "split": "query",
+        "limit": limit,
+        "view": "crop=16",
+        "support": support and {"perturbation": support, "level": support_level, "split": "support"},
+        "perturbation": perturbation,
+        "level": level,
+        "probe": probe,
+        "seeds": {"perturb": seed, "support_perturb": None, "probe": None},
+        "precision": precision,
+        "components": components,
+    }
+    measurements = tuple(
+        Measurement(
+            metric=metric, dims=dims, value=value, n=200, low=value - 0.1, high=value + 0.1, interval="wilson95"
+        )
+        for metric, dims, value in rows
+    )
+    return ResultRecord(
+        key=key or str(hash(repr(cell))), cell=cell, measurements=measurements, not_applicable=not_applicable
+    )
+
+
+def curve(model="vit", **given):
+    return [record(model=model, **given), record(model=model, perturbation="drop", level=0.5, **given)]
+
+
+def test_strength_runs_down_and_models_across():
+    (table,) = record_tables([*curve("vit"), *curve("cnn")], {"head": "top1"})
+    assert table.title == "top1 (%) of head on digits/query"
+    assert table.header == ("perturbation", "vit", "cnn")
+    assert table.rows == (("none", *["50.0 [40.0, 60.0]"] * 2), ("drop@0.5", *["50.0 [40.0, 60.0]"] * 2))
+    assert table.notes == ("200 images; [low, high]: wilson95",)
+
+
+def test_untrained_models_are_marked_wherever_they_are_shown():
+    random = "random:vit:0:torch-2"
+    (table,) = record_tables(curve(weights=random), {"head": "top1"})
+    assert table.title.startswith("vit (untrained): ")
+    (table,) = record_tables([*curve(weights=random), *curve("cnn")], {"head": "top1"})
+    assert table.header == ("perturbation", "vit (untrained)", "cnn")
+    refused = not_applicable_table([record(weights=random, not_applicable="no head", rows=())])
+    assert refused.rows == (("vit (untrained)", "none", "head", "no head"),)
+
+
+def test_the_headline_is_shown_and_the_first_metric_where_it_is_not_known_or_not_given():
+    rows = (("other", {}, 0.1), ("top1", {}, 0.9))
+    assert record_tables([record(rows=rows)], {"head": "top1"})[0].rows == (("none", "90.0 [80.0, 100.0]"),)
+    assert record_tables([record(rows=rows)], {})[0].title.startswith("vit: other")
+    assert record_tables([record(rows=rows)], {"head": "mce"})[0].title.startswith("vit: other")
+    assert record_tables([record(rows=())], {"head": "top1"}) == []
+    assert record_tables([], {}) == []
+
+
+def test_settings_of_a_probe_are_columns():
+    rows = tuple(("accuracy", {"shots": shots}, shots / 100) for shots in (1, 5))
+    (table,) = record_tables([record(probe="fewshot", rows=rows)], {"fewshot": "accuracy"})
+    assert table.header == ("perturbation", "shots=1", "shots=5")
+    two = record_tables([record(probe="fewshot", model=m, rows=rows) for m in ("vit", "cnn")], {})
+    assert [table.title.split(":")[0] for table in two] == ["vit", "cnn"]
+
+
+def test_many_models_have_a_table_each():
+    models = [f"m{i}" for i in range(MAX_COLUMNS + 1)]
+    assert len(record_tables([record(model=m) for m in models[:-1]], {})) == 1
+    assert len(record_tables([record(model=m) for m in models], {})) == len(models)
+
+
+def test_supports_limits_and_precisions_are_tables_of_their_own():
+    records = [
+        record(),
+        record(support="none"),
+        record(support="drop", support_level=0.5),
+        record(limit=20),
+        record(precision="bf16"),
+    ]
+    titles = [table.title for table in record_tables(records, {})]
+    assert len(titles) == 5
+    assert titles[2].endswith("support under drop@0.5")
+    assert sum("support under" in title for title in titles) == 1
+    assert "limit 20 of the split" in record_tables([record(limit=20)], {})[0].notes[0]
+
+
+def test_what_was_realised_stands_beside_the_level():
+    rows = (("top1", {}, 0.5), ("information_loss", {}, 0.497))
+    (table,) = record_tables([record(), record(perturbation="drop", level=0.5, rows=rows)], {"head": "top1"})
+    assert table.header == ("perturbation", "loss %", "top1")
+    assert [row[:2] for row in table.rows] == [("none", "0.0"), ("drop@0.5", "49.7")]
+
+
+def test_seeds_are_rows_of_their_own():
+    records = [record(perturbation="drop", level=0.5, seed=seed) for seed in (0, 1)]
+    assert [row[0] for row in record_tables(records, {})[0].rows] == ["drop@0.5", "drop@0.5 seed 1"]
+
+
+def test_one_name_with_other_parameters_is_another_row():
+    grids = [
+        record(
+            perturbation="drop",
+            level=0.5,
+            params={"perturbation": {"grid": [g, g], "fill": 0}},
+            rows=(("top1", {}, g / 100),),
+        )
+        for g in (7, 14)
+    ]
+    (table,) = record_tables([record(), *grids], {})
+    assert [row[0] for row in table.rows] == ["none", "drop:grid=7+7@0.5", "drop:grid=14+14@0.5"]
+    assert [row[1][:4] for row in table.rows[1:]] == ["7.0 ", "14.0"]
+
+
+def test_one_probe_with_other_parameters_is_another_table():
+    records = [record(probe="fewshot", params={"probe": {"ridge": ridge}}) for ridge in (1.0, 1024.0)]
+    assert [table.title for table in record_tables(records, {})] == [
+        "vit: top1 (%) of fewshot:ridge=1.0 on digits/query",
+        "vit: top1 (%) of fewshot:ridge=1024.0 on digits/query",
+    ]
+
+
+def test_one_model_with_other_weights_is_another_column():
+    records = [record(weights=f"sha256:{digit * 64}") for digit in "ab"]
+    (table,) = record_tables(records, {})
+    assert table.header[1:] == ("vit [sha256:aaaaaaaaaaa]", "vit [sha256:bbbbbbbbbbb]")
+
+
+def test_equal_parameters_that_are_not_the_same_are_told_apart_by_fingerprint():
+    records = [record(perturbation="salient", fingerprints={"perturbation": f"{d * 16}"}) for d in "cd"]
+    rows = [row[0] for row in record_tables(records, {})[0].rows]
+    assert rows == [f"salient [{d * 16}]" for d in "cd"]
+
+
+def test_only_what_differs_is_spelled_out():
+    params = {"model": {"arch": "vit.tag", "drop_path": 0.1}}
+    assert record_tables([record(params=params)], {})[0].title.startswith("vit: ")
+
+
+def test_numbers_that_are_no_fractions_are_not_percent():
+    row = Measurement(metric="distance", value=116.4921, n=3, unit="px")
+    found = ResultRecord(key="k", cell=record().cell, measurements=(row,))
+    (table,) = record_tables([found], {})
+    assert table.title == "vit: distance of head on digits/query"
+    assert table.rows == (("none", "116.5"),)
+
+
+def test_reasons_are_listed_once_each():
+    refused = [record(perturbation="drop", level=0.5, seed=0, rows=(), not_applicable="no head", key=k) for k in "ab"]
+    table = not_applicable_table([*refused, record()])
+    assert table.rows == (("vit", "drop@0.5", "head", "no head"),)
+    assert not_applicable_table([record()]) is None
+
+
+def test_rows_hold_every_measurement_flat():
+    rows = measurement_rows(
+        [
+            record(
+                probe="fewshot",
+                params={"probe": {"shots": [1, 5]}},
+                support="drop",
+                support_level=0.25,
+                rows=(("accuracy", {"shots": 1}, 0.25), ("accuracy", {"shots": 5}, 0.5)),
+                key="abc",
+            ),
+            record(rows=(), not_applicable="no head", weights="random:vit:0:torch"),
+        ]
+    )
+    assert len(rows) == 3
+    assert [row["value"] for row in rows[:2]] == [0.25, 0.5]
+    assert [row["shots"] for row in rows[:2]] == [1, 5]
+    assert rows[0]["key"] == "abc"
+    assert (rows[0]["support"], rows[0]["probe_params"], rows[0]["support_params"]) == ("drop@0.25", "shots=1+5", "")
+    assert (rows[2]["not_applicable"], rows[2]["untrained"], rows[2].get("value")) == ("no head", True, None)
+
+
+def test_plain_text_is_aligned():
+    table = Table(title="t", header=("name", "value"), rows=(("a", "1.0"), ("longer", "10.0")), notes=("200 images",))
+    assert plain(table).splitlines() == ["t", "name    value", "a         1.0", "longer   10.0", "200 images"]
+
+
+# --- tables of real runs
+
+
+def test_summaries_of_one_name_with_other_parameters_are_rows_of_their_own(run, dataset):
+    result = run(
+        model=TinyModel(),
+        dataset=dataset,
+        probe=["centroid:shots=1", "centroid:shots=4"],
+        perturb=["none", "dimmed@0.25,0.5"],
+        support_perturb=["none", "dimmed@0.5"],
+    )
+    (table,) = summary_tables(result.summaries, result.records)
+    assert table.header[:3] == ("model", "perturbation", "probe")
+    assert len(table.rows) == len({row[:3] for row in table.rows}) == 4
+    assert {row[1] for row in table.rows} == {"dimmed"}
+    assert any("centroid:shots=1, support under dimmed@0.5" in row[2] for row in table.rows)
+    assert all(cell for row in table.rows for cell in row)
+
+
+def test_a_plan_as_tables(plan, run, dataset):
+    grid = {
+        "model": "tiny",
+        "dataset": dataset,
+        "probe": ["pixels", CentroidProbe(shots=3)],
+        "perturb": ["none", "dimmed@0.25,0.5"],
+    }
+    planned = plan(**grid)
+    cells, passes = plan_tables(planned)
+    assert cells.title == "6 cells (0 already recorded)"
+    assert ("tiny", "tints/query", "pixels", "dimmed", "0.25,0.5", "", "") in cells.rows
+    assert ("tiny", "tints/query", "centroid:shots=3", "none", "", "none", "") in cells.rows
+    assert passes.rows == (("tiny", "embedded", "tints/query", "crop=16", "6", "33", "3", "99"),)
+    assert passes.notes[0].startswith("99 forward passes of one image")
+    done = {record.key for record in run(**{**grid, "probe": "pixels"}).records}
+    cells, passes = plan_tables(planned, done)
+    assert cells.title == "6 cells (3 already recorded)"
+    assert passes.rows[0][4] == "3"
+
+
+def test_a_plan_shows_why_a_cell_is_refused(plan, dataset):
+    cells, passes = plan_tables(plan(model="elsew*", dataset=dataset, probe="toy_head"))
+    assert "imagenet1k" in cells.rows[0][-1]
+    assert passes.rows == ()
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_table_without_rows_is_still_a_table(width):
+    assert plain(Table(title="", header=("x",) * width, rows=())) == "  ".join("x" * width)
