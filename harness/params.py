@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -88,7 +87,7 @@ def coerce(schema: type[T], given: Mapping[str, Any], where: str) -> T:
     Raises :class:`ParameterError` for an unknown name, a missing one, or a value of the wrong type or range.
     """
     fields = {f.name: f for f in dataclasses.fields(schema)}  # type: ignore[arg-type]  # every schema is a dataclass
-    hints = _hints(schema)
+    hints = typing.get_type_hints(schema)
     for name in given:
         if name not in fields:
             known = ", ".join(fields) or "none"
@@ -120,7 +119,7 @@ def identity(params: Any) -> dict[str, JSONValue]:
 
 def describe(schema: type) -> list[ParamInfo]:
     """The parameters of ``schema`` for help texts, in order of declaration."""
-    hints = _hints(schema)
+    hints = typing.get_type_hints(schema)
     rows = []
     for f in dataclasses.fields(schema):
         meta = _meta(f)
@@ -139,11 +138,6 @@ def describe(schema: type) -> list[ParamInfo]:
             )
         )
     return rows
-
-
-@functools.cache
-def _hints(schema: type) -> dict[str, Any]:
-    return typing.get_type_hints(schema)
 
 
 def _meta(f: dataclasses.Field[Any]) -> _Meta:

@@ -76,7 +76,7 @@ def kind_named(word: str, kinds: Sequence[str]) -> str:
     >>> kind_named("summaries", ("model", "summary"))
     'summary'
     """
-    from harness.naming import did_you_mean
+    from harness.naming import did_you_mean, plural
 
     words = {kind: kind for kind in kinds} | {plural(kind): kind for kind in kinds}
     if word.lower() not in words:

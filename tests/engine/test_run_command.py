@@ -1,0 +1,279 @@
+"""``harness run``: results on stdout, everything else on stderr, and an exit code that says how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from engine_doubles import models, plugin
+
+from harness import manager
+from harness.cli import main
+from harness.discovery import FoundPlugin
+from harness.records import load_records
+
+TINY = ("run", "-m", "tiny", "-d", "tints", "--device", "cpu", "-b", "8", "-j", "0")
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def harness(capsys, monkeypatch, tmp_path):
+    """Run the command in this process, with the doubles as the only installed plugin and ``tmp_path`` as its folder."""
+    found = FoundPlugin(name="doubles", load=lambda: plugin, distribution="doubles", version="1")
+    monkeypatch.setattr(manager, "installed_plugins", lambda: ([found], []))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Answer:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        text = capsys.readouterr()
+        return Answer(code=ended.value.code, out=text.out, err=text.err)
+
+    return call
+
+
+# --- results
+
+
+def test_tables_go_to_stdout_and_the_rest_to_stderr(harness, tmp_path):
+    answer = harness(*TINY, "--probe", "toy_head", "-p", "none", "-p", "dimmed@0.25,0.5")
+    assert answer.code == 0
+    assert answer.out.startswith("tiny: accuracy (%) of toy_head on tints/query\n")
+    assert "dimmed@0.5" in answer.out
+    assert "retention" in answer.out
+    assert answer.err.splitlines() == [
+        "tiny: loading (embedded weights)",
+        "3 records (0 already there); 33 images decoded, 15 forward passes over 99 images; in runs",
+    ]
+    assert len(load_records(tmp_path / "runs")) == 3
+
+
+def test_the_same_command_again_says_that_nothing_was_done(harness):
+    first = harness(*TINY, "--probe", "toy_head")
+    again = harness(*TINY, "--probe", "toy_head")
+    assert again.out == first.out
+    assert again.err == ("1 records (1 already there); 0 images decoded, 0 forward passes over 0 images; in runs\n")
+
+
+def test_json_is_a_record_a_line_and_nothing_else(harness, tmp_path):
+    answer = harness(*TINY, "--probe", "toy_head,pixels", "-p", "none,dimmed@0.5", "--json", "-o", "here")
+    assert answer.code == 0
+    assert len(answer.records) == 4
+    for raw, stored in zip(answer.records, load_records(tmp_path / "here"), strict=True):
+        assert set(raw) == {"schema", "key", "cell", "measurements", "environment"}
+        assert raw == json.loads(json.dumps(stored.as_dict()))
+    assert answer.err
+
+
+def test_quiet_is_quiet(harness):
+    answer = harness(*TINY, "--probe", "toy_head", "-q")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out
+
+
+def test_untrained_weights_are_marked(harness):
+    answer = harness(*TINY, "--probe", "toy_head", "--weights", "random:3")
+    assert "tiny (untrained): accuracy" in answer.out
+    assert "random weights" in answer.err
+    assert models.built == ["tiny:0:random"]
+
+
+def test_reasons_stand_in_a_table_of_their_own(harness):
+    answer = harness("run", "-m", "tiny,elsew*", "-d", "tints", "--probe", "toy_head", "--device", "cpu")
+    assert answer.code == 0
+    assert "\nnot applicable\n" in answer.out
+    assert "imagenet1k" in answer.out
+
+
+# --- exit codes
+
+
+def test_some_cell_failed(harness):
+    answer = harness("run", "-m", "tiny,unbuildable", "-d", "tints", "--probe", "pixels", "--device", "cpu")
+    assert answer.code == 1
+    assert "failed: unbuildable / tints/query / none / pixels: RuntimeError: this architecture" in answer.err
+    assert answer.err.count("Traceback") == 1
+    assert "Traceback" not in answer.out
+    assert "tiny: pixels of pixels" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--shard", "3/2"), "--shard takes I/N with 1 <= I <= N, such as 1/4, not '3/2'"),
+        (("--shard", "0/2"), "--shard takes I/N"),
+        (("--shard", "half"), "--shard takes I/N"),
+        (("--seed", "a,b"), "--seed takes whole numbers"),
+        (("--seed", "-1"), "seeds must be whole numbers from 0 up"),
+        (("-b", "0"), "--batch-size takes a whole number from 1 up, or auto, not '0'"),
+        (("-b", "many"), "--batch-size takes a whole number"),
+        (("--checkpoint-every", "x"), "--checkpoint-every takes a whole number"),
+        (("-j", "-1"), "workers must be a whole number from 0 up"),
+        (("--limit", "all"), "limit must be a number of images"),
+        (("--device", "abacus"), "device 'abacus' cannot be used"),
+        (("--view", "big"), "view"),
+        (("-p", "dimmed@2"), "share must lie in [0, 1]"),
+        (("-p", "dimed"), "did you mean dimmed"),
+        (("--split", "test"), "no split 'test'"),
+        (("--suite", "none"), "no suite named 'none'"),
+        (("--precision", "fp8"), "fp8"),
+        (("--probe", "toy_head", "-m", "elsewhere"), "imagenet1k"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_never_a_traceback(harness, given, words, tmp_path):
+    answer = harness(*TINY, "--probe", "pixels", *given)
+    assert answer.code in (2, 4)
+    assert words in answer.err
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+    assert not list(tmp_path.glob("runs/records*")) or load_records(tmp_path / "runs") == []
+
+
+def test_missing_weights_are_code_4(harness):
+    answer = harness("run", "-m", "weightless,tiny", "-d", "tints", "--probe", "pixels", "--device", "cpu")
+    assert answer.code == 4
+    assert answer.err.splitlines()[-2:] == [
+        "error: the weights of weightless are not cached and the hub does not answer",
+        "  hint: harness fetch",
+    ]
+    assert models.built == []
+
+
+def test_a_locked_folder_is_code_2_and_names_its_owner(harness, tmp_path):
+    from harness.records import RecordStore
+
+    with RecordStore(tmp_path / "runs"):
+        answer = harness(*TINY, "--probe", "pixels")
+    assert answer.code == 2
+    assert str(os.getpid()) in answer.err
+
+
+def test_fail_fast(harness):
+    answer = harness("run", "-m", "unbuildable,tiny", "-d", "tints", "--probe", "pixels", "--fail-fast")
+    assert (answer.code, answer.out) == (1, "")
+
+
+# --- plans, estimates, shards
+
+
+def test_a_dry_run_writes_and_builds_nothing(harness, tmp_path):
+    answer = harness(*TINY, "--probe", "pixels,centroid", "-p", "none,dimmed", "--dry-run")
+    assert answer.code == 0
+    assert "8 cells (0 already recorded)" in answer.out
+    assert "1 passes to do" in answer.out
+    assert "nothing was run" in answer.out
+    assert models.built == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_knows_what_is_recorded(harness, tmp_path):
+    (tmp_path / "runs").mkdir()
+    assert "(0 already recorded)" in harness(*TINY, "--probe", "pixels", "-n").out
+    harness(*TINY, "--probe", "pixels")
+    answer = harness(*TINY, "--probe", "pixels,toy_head", "-n", "--json")
+    raw = json.loads(answer.out)
+    assert len(raw["cells"]) == 2
+    assert raw["recorded"] == [raw["cells"][0]["key"]]
+
+
+def test_shards_on_the_command_line(harness, tmp_path):
+    grid = (*TINY, "--probe", "pixels", "-p", "none,dimmed", "--json")
+    planned = [json.loads(harness(*grid, "-n", "--shard", f"{i}/2").out)["cells"] for i in (1, 2)]
+    ran = [harness(*grid, "--shard", f"{i}/2").records for i in (1, 2)]
+    assert [[cell["key"] for cell in part] for part in planned] == [[r["key"] for r in part] for part in ran]
+    assert sorted(path.name for path in (tmp_path / "runs").glob("records*")) == [
+        "records-1of2.jsonl",
+        "records-2of2.jsonl",
+    ]
+    assert len(load_records(tmp_path / "runs")) == 4
+
+
+def test_an_estimate(harness, tmp_path):
+    answer = harness(*TINY, "--probe", "pixels,centroid", "-p", "none,dimmed@0.5", "--estimate")
+    assert answer.code == 0
+    assert answer.out.startswith("tiny on tints/query: 33 images x 2 forwards at ")
+    assert answer.out.splitlines()[-1].startswith("about ")
+    raw = json.loads(harness(*TINY, "--probe", "pixels", "-p", "none,dimmed@0.5", "--estimate", "--json").out)
+    assert 0 < raw["seconds"] < 60
+    assert raw["passes"][0]["images"] == 33
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_estimate_is_of_what_is_left(harness):
+    grid = (*TINY, "--probe", "pixels", "-p", "none,dimmed@0.25,0.5")
+    whole, half = (json.loads(harness(*grid, "--estimate", "--json", *shard).out) for shard in ((), ("--shard", "1/3")))
+    assert (whole["passes"][0]["forwards_per_image"], half["passes"][0]["forwards_per_image"]) == (3, 1)
+    harness(*grid)
+    assert json.loads(harness(*grid, "--estimate", "--json").out)["passes"] == []
+
+
+def test_seeds_limits_views_and_precision_reach_the_records(harness):
+    answer = harness(
+        *TINY, "--probe", "centroid", "-p", "speckled@0.1", "--seed", "1,2", "--seed", "3", "--limit", "9",
+        "--view", "crop=12", "--precision", "bf16", "--probe-seed", "4", "--support-perturb", "holed@0.5",
+        "--support-seed", "5", "--json",
+    )  # fmt: skip
+    cells = [record["cell"] for record in answer.records]
+    assert [cell["seeds"] for cell in cells] == [
+        {"perturb": seed, "support_perturb": 5, "probe": 4} for seed in (1, 2, 3)
+    ]
+    assert {(cell["limit"], cell["view"], cell["precision"]) for cell in cells} == {(9, "crop=12", "bf16")}
+    assert cells[0]["support"] == {"perturbation": "holed", "level": 0.5, "split": "support"}
+
+
+def test_the_cache_is_used_unless_told_otherwise(harness, own_cache, tmp_path):
+    harness(*TINY, "--probe", "centroid", "--no-cache", "-o", "one")
+    assert not (own_cache / "features").exists()
+    harness(*TINY, "--probe", "centroid", "-o", "two")
+    assert len(list((own_cache / "features").iterdir())) == 1
+    harness(*TINY, "--probe", "centroid", "-o", "three", "--cache-dir", "elsewhere")
+    assert len(list((tmp_path / "elsewhere" / "features").iterdir())) == 1
+
+
+# --- as a process
+
+
+def harness_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import sys\n"
+        "from harness.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)), file=sys.stderr)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+def test_a_dry_run_imports_neither_torch_nor_timm(tmp_path):
+    found = harness_process(
+        "run", "-m", "vit_b16,resnet50", "-p", "patchdrop_random@all", "--probe", "fewshot", "-d", "digits",
+        "--weights", "random", "--dry-run", cwd=tmp_path,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.strip() == "[]"
+    assert "cells (0 already recorded)" in found.stdout
+
+
+def test_refusals_come_before_torch(tmp_path):
+    found = harness_process("run", "-m", "vit_b16", "--probe", "head", "-d", "digits", cwd=tmp_path)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1] == "[]"
+    assert "model vit_b16 was trained on the labels of imagenet1k" in found.stderr
+    assert "hint: use a probe that learns the classes from support images, such as fewshot" in found.stderr
