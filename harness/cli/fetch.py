@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from harness.cli.options import json_option, open_catalog, print_json, setup_options
+from harness.entries import ModelEntry
 from harness.errors import HarnessError, WeightsError
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ def fetch_all(catalog: Catalog, models: list[Resolved]) -> list[Fetched]:
     reachable = True
     for resolved in models:
         try:
-            if not reachable and resolved.tag is not None and cached_file(resolved.tag) is None:
-                raise WeightsError(f"pretrained weights {resolved.tag}: not tried, the hub is out of reach")
+            tag = _hub_tag(resolved)
+            if not reachable and tag is not None and cached_file(tag) is None:
+                raise WeightsError(f"pretrained weights {tag}: not tried, the hub is out of reach")
             found.append(_fetch(catalog, resolved))
         except HarnessError as error:
             reachable = reachable and (isinstance(error, NotOnHubError) or not isinstance(error, WeightsError))
@@ -97,9 +99,11 @@ def _fetch(catalog: Catalog, resolved: Resolved) -> Fetched:
     from harness.hub import NotOnHubError, cached_file, pretrained_file
     from harness.weights import file_digest
 
-    tag = resolved.tag
-    if tag is None:
+    if resolved.tag is None:
         return Fetched(model=resolved.name, status="embedded")
+    tag = _hub_tag(resolved)
+    if tag is None:
+        return _fetch_by_plugin(catalog, resolved)
     status: Literal["cached", "fetched"] = "fetched" if cached_file(tag) is None else "cached"
     try:
         path = pretrained_file(tag)
@@ -114,6 +118,12 @@ def _fetch(catalog: Catalog, resolved: Resolved) -> Fetched:
         size_bytes=path.stat().st_size,
         sha256=file_digest(path),
     )
+
+
+def _hub_tag(resolved: Resolved) -> str | None:
+    """The tag under which the hub has the weights; None where only the plugin knows where they are."""
+    entry = resolved.entry
+    return resolved.tag if isinstance(entry, ModelEntry) and entry.timm_weights else None
 
 
 def _fetch_by_plugin(catalog: Catalog, resolved: Resolved) -> Fetched:

@@ -123,7 +123,7 @@ def _weights(described: Mapping[str, Any]) -> JSONValue:
     tag = row.get("preset", row["default"])
     if tag is None:
         return None
-    cached = cached_file(tag)
+    cached = cached_file(tag) if described["facts"]["timm_weights"] else None
     return {
         "tag": tag,
         "identity": identify(WeightsChoice(), use=described["use"], tag=tag).identity,
