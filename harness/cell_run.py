@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.outcomes import OutcomeLog
 from harness.protocols import FittedProbe, ProbeRun
 from harness.types import ImageBatch, Measurement, ModelOutputs
 
-_POSITIONS = "realised_positions"
-_REALISED = "realised."
 _PROBE = "probe."
+_REALISED = "realised."
+_COLUMN = f"{_REALISED}column."
 
 
 class CellRun:
@@ -24,29 +25,25 @@ class CellRun:
 
     def __init__(self, fitted: FittedProbe) -> None:
         self._probe: ProbeRun = fitted.start()
-        self._positions: list[npt.NDArray[np.int32]] = []
-        self._realised: dict[str, list[npt.NDArray[np.float64]]] = {}
+        self._realised: OutcomeLog | None = None
 
     def update(self, batch: ImageBatch, outputs: ModelOutputs, clean: ModelOutputs | None) -> None:
         """Count one batch."""
         self._probe.update(batch, outputs, clean)
         if batch.realised:
-            self._positions.append(batch.positions.astype(np.int32))
-            for name, values in batch.realised.items():
-                self._realised.setdefault(name, []).append(values.detach().cpu().numpy().astype(np.float64))
+            values = {name: column.detach().cpu().double().numpy()[None] for name, column in batch.realised.items()}
+            self._log(values).update(batch.positions, values)
 
     def merge(self, other: CellRun) -> None:
         """Add what ``other`` counted on other images."""
         self._probe.merge(other._probe)
-        self._positions += other._positions
-        for name, values in other._realised.items():
-            self._realised.setdefault(name, []).extend(values)
-        if len(self._positions) > 64:
-            self._consolidate()
+        if other._realised is not None:
+            self._log(other._realised.columns).merge(other._realised)
 
-    def _consolidate(self) -> None:
-        self._positions = [np.concatenate(self._positions)] if self._positions else []
-        self._realised = {name: [np.concatenate(values)] for name, values in self._realised.items()}
+    def _log(self, names: Iterable[str]) -> OutcomeLog:
+        if self._realised is None:
+            self._realised = OutcomeLog(variants=({},), columns=dict.fromkeys(names, np.float64))
+        return self._realised
 
     @property
     def probe(self) -> ProbeRun:
@@ -55,10 +52,9 @@ class CellRun:
 
     def realised(self) -> dict[str, npt.NDArray[np.float64]]:
         """Per-image values (N,) by name, in order of position."""
-        if not self._positions:
+        if self._realised is None:
             return {}
-        order = np.argsort(np.concatenate(self._positions), kind="stable")
-        return {name: np.concatenate(values)[order] for name, values in self._realised.items()}
+        return {name: column[0] for name, column in self._realised.table().columns.items()}
 
     def result(self) -> list[Measurement]:
         """The probe's numbers, and the mean of each realised quantity over the images."""
@@ -76,14 +72,15 @@ class CellRun:
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Everything counted so far, as arrays."""
-        self._consolidate()
         state = {f"{_PROBE}{name}": array for name, array in self._probe.state_dict().items()}
-        if self._positions:
-            state[_POSITIONS] = self._positions[0]
-        return state | {f"{_REALISED}{name}": values[0] for name, values in self._realised.items()}
+        if self._realised is not None:
+            state |= {f"{_REALISED}{name}": array for name, array in self._realised.state_dict().items()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self._probe.load_state_dict({k.removeprefix(_PROBE): v for k, v in state.items() if k.startswith(_PROBE)})
-        self._positions = [state[_POSITIONS]] if _POSITIONS in state else []
-        self._realised = {k.removeprefix(_REALISED): [v] for k, v in state.items() if k.startswith(_REALISED)}
+        self._realised = None
+        realised = {k.removeprefix(_REALISED): v for k, v in state.items() if k.startswith(_REALISED)}
+        if realised:
+            self._log(k.removeprefix(_COLUMN) for k in state if k.startswith(_COLUMN)).load_state_dict(realised)

@@ -23,9 +23,15 @@ FORMAT_VERSION = 1
 _METADATA = "vit_harness"
 _SUFFIX = ".safetensors"
 _PASS_ID = re.compile(r"[A-Za-z0-9_\-]{1,100}\Z")
-# The dtypes that both NumPy and safetensors hold.
-_DTYPES = frozenset({"bool", "float16", "float32", "float64"}) | {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+# What NumPy and safetensors call the dtypes that both hold.
+_DTYPES = {"bool": "BOOL"} | {
+    f"{kind}{bits}": f"{letter}{bits}"
+    for kind, letter, widths in (
+        ("int", "I", (8, 16, 32, 64)),
+        ("uint", "U", (8, 16, 32, 64)),
+        ("float", "F", (16, 32, 64)),
+    )
+    for bits in widths
 }
 
 
@@ -35,7 +41,7 @@ class Checkpoint:
 
     ``pass_id`` names the file: one per pass and shard. ``walk`` is the fingerprint of the images and their order; a
     checkpoint of another walk must not be used. ``batch_size`` and ``threads`` were in force. ``states``: by cell key,
-    the arrays of that cell's counters.
+    the arrays of that cell's counters; a mapping that makes them when asked keeps one cell's in memory at a time.
     """
 
     pass_id: str
@@ -79,12 +85,6 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises :class:`PluginError` for a state that holds anything but arrays of bool, integer or floating point, and
     :class:`RecordsError` where the file cannot be written.
     """
-    from safetensors.numpy import save_file
-
-    tensors: dict[str, npt.NDArray[Any]] = {}
-    for key, state in checkpoint.states.items():
-        for name, array in state.items():
-            tensors[f"{key}:{name}"] = _storable(array, key, name)
     metadata = {
         "format": FORMAT_VERSION,
         "pass_id": checkpoint.pass_id,
@@ -96,9 +96,30 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "cells": list(checkpoint.states),
     }
     path = checkpoint_path(folder, checkpoint.pass_id)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA: json.dumps(metadata)})
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(_header(checkpoint.states, {_METADATA: json.dumps(metadata)}))
+        for key, state in checkpoint.states.items():
+            for name, array in state.items():
+                file.write(_storable(array, key, name).tobytes())
     return path
+
+
+def _header(states: Mapping[str, Mapping[str, npt.NDArray[Any]]], metadata: Mapping[str, str]) -> bytes:
+    """The head of a safetensors file (the library writes only tensors that are all in memory, and as copies)."""
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for key, state in states.items():
+        for name, array in state.items():
+            stored = _storable(array, key, name)
+            start, end = end, end + stored.nbytes
+            entries[f"{key}:{name}"] = {
+                "dtype": _DTYPES[stored.dtype.name],
+                "shape": list(stored.shape),
+                "data_offsets": [start, end],
+            }
+    text = json.dumps(entries).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def load_all(folder: Path) -> LoadedCheckpoints:
@@ -172,8 +193,7 @@ def _storable(array: npt.NDArray[Any], key: str, name: str) -> npt.NDArray[Any]:
             f"the state of cell {key[:16]} holds {kind} as {name!r}",
             hint="state_dict() gives NumPy arrays of bool, integer or floating point",
         )
-    # safetensors writes memory as it lies; unlike np.ascontiguousarray this keeps an array of no dimensions one.
-    return np.asarray(array, order="C")
+    return np.asarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _load(path: Path) -> Checkpoint:

@@ -26,7 +26,6 @@ from harness.types import Measurement, ModelInfo, ResultRecord, digest
 from harness.walk import Failure, Walk, failure_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from harness.cell_run import CellRun
@@ -161,6 +160,7 @@ class _Runner:
             loop = Walk(preparation=preparation, forward=forward, batch_size=batch_size, progress=self.progress)
             loop.prepare(group.cells, {} if found is None else found.states)
             positions = walk.positions()
+            total = len(positions)
             saver = _Saver(
                 folder=self.store.folder,
                 walk_id=walk.walk_id,
@@ -170,29 +170,31 @@ class _Runner:
                 superseded=group.superseded,
             )
             try:
-                self.progress.begin(_title(walk), (len(positions) - offset) * walk.forwards_per_image)
+                self.progress.begin(_title(walk), (total - offset) * walk.forwards_per_image)
                 self._stop_if_failed(loop)
 
                 def after_batch(consumed: int) -> None:
                     self._stop_if_failed(loop)
                     done = offset + consumed
-                    saver.after_batch(done, loop.runs, last=done == len(positions))
+                    saver.after_batch(done, loop.runs, last=done == total)
 
                 loop.run(positions[offset:], workers=self.options.workers, after_batch=after_batch)
             finally:
                 self.progress.end()
                 self.execution.failures += loop.failures.values()
-            self._write(walk, loop, positions, started=started, batch_size=batch_size.value)
+            del positions
+            self._write(walk, loop, total, started=started, batch_size=batch_size.value)
         saver.remove([item.key for item in group.cells])
 
     def _stop_if_failed(self, loop: Walk) -> None:
         if self.options.fail_fast and loop.failures:
             raise _StoppedEarly
 
-    def _write(
-        self, walk: Pass, loop: Walk, positions: npt.NDArray[np.int64], *, started: float, batch_size: int
-    ) -> None:
-        """One record per cell that came through, its outcomes first, in the order of the plan."""
+    def _write(self, walk: Pass, loop: Walk, total: int, *, started: float, batch_size: int) -> None:
+        """One record per cell that came through, its outcomes first, in the order of the plan.
+
+        A run is let go once its record is written.
+        """
         index = walk.dataset.dataset.index(walk.split)
         environment = environment_block(
             device=self.device,
@@ -203,11 +205,11 @@ class _Runner:
             weights_sha256=loop.preparation.model.info.weights.sha256,
         )
         for item in walk.cells:
-            run = loop.runs.get(item.key)
+            run = loop.runs.pop(item.key, None)
             if run is None:
                 continue
             try:
-                record = self._finish(item, run, len(positions), environment)
+                record = self._finish(item, run, total, environment)
                 write_outcomes(
                     self.store.folder,
                     item.key,
@@ -296,7 +298,7 @@ class _Saver:
                 offset=offset,
                 batch_size=self.batch_size.value,
                 threads=torch.get_num_threads(),
-                states={key: run.state_dict() for key, run in runs.items()},
+                states=_LiveStates(runs),
             ),
         )
         self._drop_superseded(runs)
@@ -314,6 +316,22 @@ class _Saver:
             if pass_id != self.pass_id:
                 checkpoints.drop(self.folder, pass_id, keys)
         self.superseded = ()
+
+
+class _LiveStates(Mapping[str, "Mapping[str, npt.NDArray[Any]]"]):
+    """The states of runs, made when they are asked for: to write a checkpoint takes the memory of one cell more."""
+
+    def __init__(self, runs: Mapping[str, CellRun]) -> None:
+        self._runs = runs
+
+    def __getitem__(self, key: str) -> Mapping[str, npt.NDArray[Any]]:
+        return self._runs[key].state_dict()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
 
 
 def _title(walk: Pass) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from harness.run_folder import OUTCOMES, replacing
 from harness.types import Ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -24,7 +26,7 @@ FORMAT_VERSION = 1
 """Version of the layout of an outcome file; part of its metadata."""
 
 _METADATA = b"vit_harness"
-_ROWS_AT_ONCE = 65536
+_ROWS_AT_ONCE = 4096
 _FIXED = ("id", "position", "label")
 
 
@@ -79,7 +81,7 @@ def write_outcomes(
     ``ids`` and ``labels`` are those of the whole split, looked up by ``outcomes.positions``; ``realised`` holds (N,)
     arrays in the order of the positions and ``logits`` is (V, N, C). The table has a row per variant and image:
     ``id``, ``position``, ``label``, a column per dimension of the variants (``shots``, ``seed``, ``head``), the
-    outcome columns, the realised quantities, and ``logits`` as a list. At most 65536 rows are held as Python objects.
+    outcome columns, the realised quantities, and ``logits`` as a list. At most 4096 rows are held as Python objects.
 
     Raises :class:`PluginError` for outcomes whose names clash or whose shapes disagree, and :class:`RecordsError`
     where the file cannot be written.
@@ -136,7 +138,68 @@ def read_outcomes(folder: Path, key: str) -> StoredOutcomes:
 
     Raises :class:`RecordsError` for a file that is missing, damaged, of another cell or of a newer format.
     """
-    import numpy as np
+    with _opened(folder, key) as (file, raw):
+        variants, num_images = raw["variants"], raw["images"]
+        labels = _read_column(file, "label", num_images) if "label" in file.schema_arrow.names else None
+        return StoredOutcomes(
+            outcomes=Outcomes(
+                positions=_read_positions(file, raw),
+                variants=tuple(variants),
+                columns={name: _read_per_variant(file, raw, name) for name in raw["columns"]},
+            ),
+            ids=Ids(_first_ids(file, num_images)),
+            labels=labels,
+            realised={name: _read_column(file, name, num_images) for name in raw["realised"]},
+            logits=_read_logits(file, len(variants), num_images),
+        )
+
+
+def open_outcomes(folder: Path, key: str) -> Outcomes:
+    """The outcomes of the cell ``key`` with the realised quantities among their columns, for many cells at a time.
+
+    A column is read whenever it is asked for and only the probe's last one is kept, so that a summary over a sweep
+    holds what it works on. Everything is read once here: raises as :func:`read_outcomes` does.
+    """
+    with _opened(folder, key) as (file, raw):
+        columns = _StoredColumns(folder, key, (*raw["columns"], *raw["realised"]))
+        for name in columns:
+            _read_per_variant(file, raw, name)
+        return Outcomes(positions=_read_positions(file, raw), variants=tuple(raw["variants"]), columns=columns)
+
+
+class _StoredColumns(Mapping[str, "npt.NDArray[Any]"]):
+    """Columns (V, N) of an outcome file, by name."""
+
+    def __init__(self, folder: Path, key: str, names: Sequence[str]) -> None:
+        self._folder = folder
+        self._key = key
+        self._names = names
+        self._last: tuple[str, npt.NDArray[Any]] | None = None
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        if self._last is not None and self._last[0] == name:
+            return self._last[1]
+        with _opened(self._folder, self._key) as (file, raw):
+            values = _read_per_variant(file, raw, name)
+            if name in raw["columns"]:
+                self._last = (name, values)
+        return values
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@contextmanager
+def _opened(folder: Path, key: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open Parquet file of a cell and its own metadata; whatever cannot be read is a :class:`RecordsError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -144,27 +207,12 @@ def read_outcomes(folder: Path, key: str) -> StoredOutcomes:
     if not path.is_file():
         raise RecordsError(f"the outcomes of record {key[:16]} are missing: no {path}", hint=_AGAIN)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             raw = _metadata(file.schema_arrow.metadata, path, key)
             variants, num_images = raw["variants"], raw["images"]
             if file.metadata.num_rows != len(variants) * num_images:
                 raise RecordsError(f"{path} holds {file.metadata.num_rows} rows, not {len(variants)} x {num_images}")
-            labels = _read_column(file, "label", num_images) if "label" in file.schema_arrow.names else None
-            rows = len(variants) * num_images
-            return StoredOutcomes(
-                outcomes=Outcomes(
-                    positions=_read_column(file, "position", num_images).astype(np.int64, copy=False),
-                    variants=tuple(variants),
-                    columns={
-                        name: _read_column(file, name, rows).reshape(len(variants), num_images)
-                        for name in raw["columns"]
-                    },
-                ),
-                ids=Ids(_first_ids(file, num_images)),
-                labels=labels,
-                realised={name: _read_column(file, name, num_images) for name in raw["realised"]},
-                logits=_read_logits(file, len(variants), num_images),
-            )
+            yield file, raw
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise RecordsError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
 
@@ -203,13 +251,20 @@ def _columns(
     _check(outcomes, realised, logits)
     rows: list[tuple[str, Any, Any]] = []
 
-    def per_image(name: str, values: npt.NDArray[Any]) -> None:
-        kind = pa.from_numpy_dtype(values.dtype)
-        rows.append((name, kind, lambda a, b: pa.array(values[np.arange(a, b) % num_images], kind)))
+    def per_image(name: str, values: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
+        kind = pa.from_numpy_dtype(dtype)
+        rows.append((name, kind, lambda a, b: pa.array(values[np.arange(a, b) % num_images].astype(dtype), kind)))
 
-    per_image("position", outcomes.positions)
+    per_image("position", outcomes.positions, np.int64)
     if labels is not None:
-        per_image("label", np.asarray(labels)[outcomes.positions].astype(np.int32))
+        of_split = np.asarray(labels)
+        rows.append(
+            (
+                "label",
+                pa.int32(),
+                lambda a, b: pa.array(of_split[_image_places(outcomes, a, b)].astype(np.int32), pa.int32()),
+            )
+        )
     for name in dict.fromkeys(name for variant in outcomes.variants for name in variant):
         given = [variant.get(name) for variant in outcomes.variants]
         kind = _dim_type(name, given)
@@ -219,7 +274,7 @@ def _columns(
         flat, kind = values.reshape(-1), pa.from_numpy_dtype(values.dtype)
         rows.append((name, kind, lambda a, b, flat=flat, kind=kind: pa.array(flat[a:b], kind)))
     for name, values in realised.items():
-        per_image(name, values.astype(np.float32))
+        per_image(name, values, np.float32)
     if logits is not None:
         classes = logits.shape[2]
         table = logits.reshape(num_variants * num_images, classes)
@@ -286,6 +341,22 @@ def _image_places(outcomes: Outcomes, start: int, stop: int) -> npt.NDArray[np.i
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
+def _read_positions(file: Any, raw: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    import numpy as np
+
+    return _read_column(file, "position", raw["images"]).astype(np.int64, copy=False)
+
+
+def _read_per_variant(file: Any, raw: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
+    """A column (V, N): read as it is, or, for what was realised, the same for every variant."""
+    import numpy as np
+
+    shape = (len(raw["variants"]), raw["images"])
+    if name in raw["realised"]:
+        return np.broadcast_to(_read_column(file, name, shape[1]), shape)
+    return _read_column(file, name, shape[0] * shape[1]).reshape(shape)
+
+
 def _read_column(file: Any, name: str, count: int) -> npt.NDArray[Any]:
     """The first ``count`` rows of a column, filled into one array batch by batch."""
     import numpy as np
@@ -317,7 +388,7 @@ def _batches(file: Any, name: str, count: int) -> Iterator[tuple[int, Any]]:
     start = 0
     if count == 0:
         return
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name]):
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name], use_threads=False):
         column = batch.column(0).slice(0, count - start)
         yield start, column
         start += len(column)

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from harness.types import JSONScalar
 
 _POSITION = np.dtype(np.int32)
-_FIRST_CAPACITY = 256
+_LARGEST_BLOCK = 8192
 _SHOWN = 5
 
 
 class OutcomeLog:
-    """What a probe found for each image, kept in the fewest bytes: 4 for the position plus the columns.
+    """What a probe found for each image, kept in the fewest bytes: what stands in the columns.
+
+    Nothing for the position of an image that follows the one logged before it (4 bytes otherwise), and nothing for
+    columns that hold the same value for thousands of images.
 
     ``variants``: one dims mapping per row of the columns (``{"shots": 5, "seed": 0}``; ``{}`` for a probe with one
     answer per image). ``columns``: dtype by column name; ``prediction`` int32 and ``correct`` bool wherever the probe
@@ -45,9 +48,13 @@ class OutcomeLog:
             raise ParameterError(f"outcomes need variants that all differ, not {list(self._variants)}")
         if not self._dtypes or any(dtype.kind not in "biuf" for dtype in self._dtypes.values()):
             raise ParameterError(f"outcomes need columns of bool, integer or floating point, not {self._dtypes}")
+        self._clear()
+
+    def _clear(self) -> None:
+        self._blocks: list[_Block] = []
         self._size = 0
-        self._positions = np.empty(0, _POSITION)
-        self._columns = {name: np.empty((len(self._variants), 0), dtype) for name, dtype in self._dtypes.items()}
+        self._rising = True
+        self._lowest, self._highest = 2**31, -1
 
     def __len__(self) -> int:
         return self._size
@@ -56,6 +63,11 @@ class OutcomeLog:
     def variants(self) -> tuple[Mapping[str, JSONScalar], ...]:
         """The dims of each row of the columns."""
         return self._variants
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(self._dtypes)
 
     def update(self, positions: npt.NDArray[np.signedinteger[Any]], values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Log N images: their ``positions`` (N,) in the split's index, and for every column its (V, N) ``values``.
@@ -74,12 +86,7 @@ class OutcomeLog:
             found = np.asarray(values[name])
             if found.shape != shape or not np.can_cast(found.dtype, dtype, "same_kind"):
                 raise ParameterError(f"column {name!r} takes {shape} {dtype}, not {found.shape} {found.dtype}")
-        start, stop = self._size, self._size + len(positions)
-        self._reserve(stop)
-        self._positions[start:stop] = positions
-        for name, column in self._columns.items():
-            column[:, start:stop] = values[name]
-        self._size = stop
+        self._append(positions, {name: np.asarray(column) for name, column in values.items()})
 
     def merge(self, other: OutcomeLog) -> None:
         """Add what ``other``, of the same variants and columns, has logged of other images.
@@ -92,21 +99,20 @@ class OutcomeLog:
                 f"cannot merge outcomes of {list(other._variants)} x {other._dtypes} "
                 f"into {list(self._variants)} x {self._dtypes}"
             )
-        theirs = other._positions[: other._size]
-        both = np.intersect1d(self._positions[: self._size], theirs)
-        if len(both):
-            raise DataError(
-                f"both sides of a merge hold {_some('position', both)}",
-                hint="shards must not share images; merge each shard once",
-            )
-        self.update(theirs, {name: column[:, : other._size] for name, column in other._columns.items()})
+        if other._lowest <= self._highest and self._lowest <= other._highest:
+            both = np.intersect1d(self._positions(_POSITION), other._positions(_POSITION))
+            if len(both):
+                raise DataError(
+                    f"both sides of a merge hold {_some('position', both)}",
+                    hint="shards must not share images; merge each shard once",
+                )
+        for block in list(other._blocks):
+            self._append(block.filled_positions(), block.filled_columns())
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """``positions`` (N,) int32 and ``column.<name>`` (V, N), as logged; copies that safetensors can hold."""
-        state: dict[str, npt.NDArray[Any]] = {"positions": self._positions[: self._size].copy()}
-        for name, column in self._columns.items():
-            state[f"column.{name}"] = column[:, : self._size].copy()
-        return state
+        state: dict[str, npt.NDArray[Any]] = {"positions": self._positions(_POSITION)}
+        return state | {f"column.{name}": self._column(name) for name in self._dtypes}
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Replace the contents by those of :meth:`state_dict` of a log of the same layout.
@@ -128,13 +134,15 @@ class OutcomeLog:
                     f"a state of outcomes needs {name} as {shape} {dtype}, not {state[name].shape} {state[name].dtype}",
                     hint="the checkpoint belongs to another probe or version; delete it to start this cell again",
                 )
-        self._positions = np.array(positions)
-        self._columns = {name: np.array(state[f"column.{name}"]) for name in self._dtypes}
-        self._size = len(positions)
+        self._clear()
+        self._append(positions, {name: state[f"column.{name}"] for name in self._dtypes})
 
     def table(self) -> Outcomes:
         """Everything logged, sorted by position. Raises :class:`~harness.errors.DataError` for one logged twice."""
-        positions = self._positions[: self._size].astype(np.int64)
+        positions = self._positions(np.dtype(np.int64))
+        columns = {name: self._column(name) for name in self._dtypes}
+        if self._rising:
+            return Outcomes(positions=positions, variants=self._variants, columns=columns)
         order = np.argsort(positions)
         positions = positions[order]
         twice = np.unique(positions[1:][positions[1:] == positions[:-1]])
@@ -146,28 +154,105 @@ class OutcomeLog:
         return Outcomes(
             positions=positions,
             variants=self._variants,
-            columns={name: column[:, order] for name, column in self._columns.items()},
+            columns={name: column[:, order] for name, column in columns.items()},
         )
 
-    def _reserve(self, size: int) -> None:
-        capacity = len(self._positions)
-        if size <= capacity:
+    def _append(self, positions: npt.NDArray[np.signedinteger[Any]], values: Mapping[str, npt.NDArray[Any]]) -> None:
+        if not len(positions):
             return
-        # Doubling keeps appending linear in the number of images, whatever the batch size.
-        capacity = max(size, 2 * capacity, _FIRST_CAPACITY)
-        positions = np.empty(capacity, _POSITION)
-        positions[: self._size] = self._positions[: self._size]
-        self._positions = positions
-        for name, old in self._columns.items():
-            column = np.empty((len(self._variants), capacity), old.dtype)
-            column[:, : self._size] = old[:, : self._size]
-            self._columns[name] = column
+        low, high = int(positions.min()), int(positions.max())
+        self._rising &= low > self._highest and bool((positions[1:] > positions[:-1]).all())
+        self._lowest, self._highest = min(self._lowest, low), max(self._highest, high)
+        start = 0
+        while start < len(positions):
+            if not self._blocks or not self._blocks[-1].room:
+                # What is logged never moves: no copies while the log grows, and no holes left behind by them.
+                capacity = max(len(positions) - start, min(self._size, _LARGEST_BLOCK))
+                self._blocks.append(_Block(capacity, len(self._variants), self._dtypes))
+            stop = start + min(self._blocks[-1].room, len(positions) - start)
+            self._blocks[-1].append(
+                positions[start:stop], {name: column[:, start:stop] for name, column in values.items()}
+            )
+            self._size += stop - start
+            start = stop
+
+    def _positions(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        parts = [block.filled_positions() for block in self._blocks]
+        return np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype)
+
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        parts = [block.filled_columns()[name] for block in self._blocks]
+        return np.concatenate(parts, axis=1) if parts else np.empty((len(self._variants), 0), self._dtypes[name])
 
     def _check_names(self, given: Mapping[str, object], what: str) -> None:
         if set(given) != set(self._dtypes):
             raise ParameterError(
                 f"{what} must hold the columns {', '.join(self._dtypes)}, not {', '.join(given) or 'none'}"
             )
+
+
+class _Block:
+    """Room for the outcomes of ``capacity`` images, filled from the left.
+
+    Positions take no memory for as long as they count up from the first, and a column takes none for as long as each
+    of its rows holds one value (what a perturbation does alike to every image).
+    """
+
+    __slots__ = ("_columns", "_first", "_positions", "_rows", "_size", "capacity")
+
+    def __init__(self, capacity: int, num_variants: int, dtypes: Mapping[str, np.dtype[Any]]) -> None:
+        self.capacity = capacity
+        self._size = 0
+        self._first = 0
+        self._positions: npt.NDArray[np.int32] | None = None
+        self._rows = {name: np.zeros((num_variants, 1), dtype) for name, dtype in dtypes.items()}
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+
+    @property
+    def room(self) -> int:
+        return self.capacity - self._size
+
+    @property
+    def nbytes(self) -> int:
+        """What its arrays take, room that is not yet filled included."""
+        held = [*self._rows.values(), *self._columns.values()]
+        return sum(array.nbytes for array in held) + (0 if self._positions is None else self._positions.nbytes)
+
+    def append(self, positions: npt.NDArray[np.signedinteger[Any]], values: Mapping[str, npt.NDArray[Any]]) -> None:
+        start, stop = self._size, self._size + len(positions)
+        if not start:
+            self._first = int(positions[0])
+        if self._positions is None and not np.array_equal(
+            positions, np.arange(self._first + start, self._first + stop)
+        ):
+            filled = self.filled_positions()
+            self._positions = np.empty(self.capacity, _POSITION)
+            self._positions[:start] = filled
+        if self._positions is not None:
+            self._positions[start:stop] = positions
+        for name, row in self._rows.items():
+            if not start:
+                row[:] = values[name][:, :1]
+            if name not in self._columns and not (values[name] == row).all():
+                column = np.empty((len(row), self.capacity), row.dtype)
+                column[:, :start] = row
+                self._columns[name] = column
+            if name in self._columns:
+                self._columns[name][:, start:stop] = values[name]
+        self._size = stop
+
+    def filled_positions(self) -> npt.NDArray[np.int32]:
+        if self._positions is None:
+            return np.arange(self._first, self._first + self._size, dtype=_POSITION)
+        return self._positions[: self._size]
+
+    def filled_columns(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            name: self._columns[name][:, : self._size]
+            if name in self._columns
+            else np.broadcast_to(row, (len(row), self._size))
+            for name, row in self._rows.items()
+        }
 
 
 def _some(noun: str, values: npt.NDArray[Any]) -> str:

@@ -170,6 +170,15 @@ class RunPlan:
         """Cells that cannot give a number, each with its reason."""
         return tuple(cell for cell in self.cells if cell.not_applicable is not None)
 
+    @property
+    def models(self) -> tuple[ModelComponent, ...]:
+        """Every model that the passes build, those injected into perturbations included."""
+        models = [walk.model for walk in self.passes]
+        for cell in (cell for walk in self.passes for cell in walk.cells):
+            for perturbation in filter(None, (cell.perturbation, cell.support)):
+                models += perturbation.injected.values()
+        return tuple({(model.ref.fingerprint, model.weights.identity): model for model in models}.values())
+
     def without(self, done: Iterable[str]) -> RunPlan:
         """The part of the plan whose cells have no record yet."""
         finished = set(done)

@@ -125,11 +125,21 @@ def _correct(
     variants = [place for place, variant in enumerate(outcomes.variants) if _row_dims(variant) == dims]
     if not variants:
         return None
-    places = np.searchsorted(outcomes.positions, images)
-    shares: npt.NDArray[np.float64] = np.mean(
-        [outcomes.columns["correct"][variant][places] for variant in variants], axis=0, dtype=np.float64
-    )
-    return shares
+    correct, places = outcomes.columns["correct"], _places(outcomes, images)
+    # Counts are whole numbers: their mean does not depend on the order of summation.
+    hits = np.zeros(len(images), np.float64)
+    for variant in variants:
+        hits += correct[variant][places]
+    return hits / len(variants)
+
+
+def _places(outcomes: Outcomes, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
+    """Where ``images`` stand among the positions of ``outcomes``; most often they are all of them."""
+    import numpy as np
+
+    if len(images) == len(outcomes.positions):
+        return slice(None)
+    return np.searchsorted(outcomes.positions, images)
 
 
 def _loss(item: SummaryInput, images: npt.NDArray[np.int64]) -> float | None:
@@ -138,7 +148,7 @@ def _loss(item: SummaryInput, images: npt.NDArray[np.int64]) -> float | None:
     outcomes = _outcomes(item)
     if INFORMATION_LOSS not in outcomes.columns:
         return None
-    places = np.searchsorted(outcomes.positions, images)
+    places = _places(outcomes, images)
     return float(outcomes.columns[INFORMATION_LOSS][0][places].mean(dtype=np.float64))
 
 
@@ -150,23 +160,28 @@ def _curve(
 ) -> _Curve | None:
     import numpy as np
 
-    at_level: dict[float, list[npt.NDArray[np.float64]]] = {}
+    totals: dict[float, npt.NDArray[np.float64]] = {}
     losses: dict[float, list[float | None]] = {}
     for item in cells:
         if (shares := _correct(item, dims, images)) is not None:
             level = float(item.record.cell["level"])
-            at_level.setdefault(level, []).append(shares)
+            totals[level] = shares if level not in totals else totals[level] + shares
             losses.setdefault(level, []).append(_loss(item, images))
     base = _correct(clean, dims, images)
-    if not at_level or base is None:
+    if not totals or base is None:
         return None
-    levels = tuple(sorted(at_level))
+    levels = tuple(sorted(totals))
     known = [[loss for loss in losses[level] if loss is not None] for level in levels]
     complete = all(len(found) == len(losses[level]) for found, level in zip(known, levels, strict=True))
+    correct = np.empty((1 + len(levels), len(images)))
+    correct[0] = base
+    for row, level in zip(correct[1:], levels, strict=True):
+        # Taken out one by one: a sweep is in memory once, not twice.
+        np.divide(totals.pop(level), len(losses[level]), out=row)
     return _Curve(
         dims=dims,
         levels=levels,
-        correct=np.stack([base, *(np.mean(at_level[level], axis=0) for level in levels)]),
+        correct=correct,
         losses=tuple(sum(found) / len(found) for found in known) if complete else None,
     )
 

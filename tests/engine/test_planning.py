@@ -326,3 +326,10 @@ def test_planning_imports_neither_torch_nor_timm():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_models_of_a_plan_include_those_injected_into_perturbations(bare_plan):
+    alone = bare_plan(model="tiny", dataset="tints", probe="pixels", perturb=["dimmed", "none"])
+    assert [model.ref.name for model in alone.models] == ["tiny"]
+    guided = bare_plan(model="tiny", dataset="tints", probe="pixels", perturb=["guided:guide=elsewhere@0.5"])
+    assert {model.ref.name for model in guided.models} == {"tiny", "elsewhere"}

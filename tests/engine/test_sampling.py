@@ -65,6 +65,11 @@ def test_a_sorted_folder_is_not_read_as_a_prefix():
     assert not set(chosen.tolist()) <= set(range(10)) | set(range(50, 60))
 
 
+def test_the_first_classes_have_no_advantage_where_not_all_get_one():
+    labels = np.repeat(np.arange(10), 5)
+    assert set(labels[stratified(index_of(labels), 5)].tolist()) != set(range(5))
+
+
 def test_who_is_chosen_follows_the_id_and_not_the_place():
     index = index_of([0] * 30 + [1] * 30)
     turned = SplitIndex(ids=list(index.ids)[::-1], labels=index.labels[::-1])

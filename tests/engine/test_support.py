@@ -120,11 +120,15 @@ def test_what_is_upstream_of_a_feature_is_in_its_key(run, dataset, cached, chang
 
 
 def test_the_seed_of_a_random_support_perturbation_is_in_the_key(run, dataset, cached):
-    grid = {"model": TinyModel(), "dataset": dataset, "probe": CentroidProbe(), "support_perturb": "speckled@0.3"}
+    probe = CentroidProbe()
+    grid = {"model": TinyModel(), "dataset": dataset, "probe": probe, "support_perturb": "speckled@0.3"}
     results = [run(**grid, **cached, support_seed=seed, out=str(i)) for i, seed in enumerate((0, 1, 0))]
     assert [result.counters.cached_tables for result in results] == [0, 0, 1]
     first, other, again = (result.records[0] for result in results)
     assert first.key == again.key != other.key
+    one, two, three = (x for _, x in probe.fits)
+    assert (one == three).all()
+    assert not (one == two).any()
 
 
 def test_without_a_cache_nothing_is_written(run, dataset, own_cache):
@@ -215,10 +219,12 @@ def test_support_images_attacked_through_the_probe_are_attacked_as_fitted_clean(
 def test_the_probes_seed_is_in_the_key_of_support_that_was_attacked_through_it(run, dataset, cached):
     # All six images of each class are chosen with any seed: only the seed itself tells the probes apart.
     grid = {"model": TinyModel(), "dataset": dataset, "probe": "centroid:shots=6", **cached}
-    run(**grid, support_perturb="signstep:aim=probe@16", probe_seed=0, out="first")
-    second = run(**grid, support_perturb="signstep:aim=probe@16", probe_seed=1, out="second")
-    # The clean table is the same one; the attacked one is not.
-    assert second.counters.cached_tables == 1
+    run(**grid, out="clean")
+    for seed, extracted in ((0, True), (1, True), (0, False)):
+        dataset.loaded.clear()
+        run(**grid, support_perturb="signstep:aim=probe@16", probe_seed=seed, out=f"{seed}{extracted}")
+        # The probe that is aimed at is fitted on the clean table that is there; the attacked one is each seed's own.
+        assert dataset.positions("support") == (list(range(18)) if extracted else [])
 
 
 def test_an_injected_model_is_built_once_and_named_in_the_key(run, dataset):
@@ -230,6 +236,12 @@ def test_an_injected_model_is_built_once_and_named_in_the_key(run, dataset):
     assert losses == pytest.approx([0.25, 0.5, 0.5])
     fingerprints = {record.cell["components"]["perturbation"]["fingerprint"] for record in result.records}
     assert len(fingerprints) == 3
+
+
+def test_perturbations_with_the_same_guide_share_it(run, model, dataset):
+    result = run(model=model, dataset=dataset, probe="centroid", perturb="guided@0.5", support_perturb="guided@0.5")
+    assert not result.failures
+    assert models.built == ["tiny:0:pretrained"]
 
 
 def test_an_injected_models_weights_change_the_key(bench):

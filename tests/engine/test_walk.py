@@ -81,6 +81,20 @@ def test_the_level_that_changes_nothing_needs_no_clean_cell(run, model, dataset)
     assert sum(model.metric_calls) == 33
 
 
+def test_nobody_who_asks_for_the_clean_pass_no_clean_forward(run, model, dataset):
+    run(model=model, dataset=dataset, probe=["pixels", "toy_head"], perturb="dimmed@0.5")
+    assert sum(model.metric_calls) == 33
+
+
+def test_the_clean_forward_gives_what_those_who_look_at_it_want(run, model, dataset):
+    run(model=model, dataset=dataset, probe="toy_head", perturb="none", out="one")
+    model.wants.clear()
+    run(model=model, dataset=dataset, probe=["toy_head", "agreement"], perturb="dimmed@0.5", out="two", batch_size=33)
+    clean, dimmed = model.wants
+    assert (clean.logits, clean.pooled) == (False, True)
+    assert (dimmed.logits, dimmed.pooled) == (True, True)
+
+
 def test_a_perturbation_is_prepared_once_and_begins_once_a_batch(run, model, dataset):
     dimmed = Dimmed()
     run(model=model, dataset=dataset, probe=["pixels", "agreement"], perturb=[(dimmed, [0.25, 0.5])])

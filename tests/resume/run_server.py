@@ -11,14 +11,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd  # noqa: F401 - pyarrow imports it when it writes; imported once, here, for every child
 import pyarrow.parquet  # noqa: F401 - as above
-import safetensors.numpy
+import safetensors  # noqa: F401 - as above
 import torch
 from torch import nn
 
@@ -145,15 +146,17 @@ def install(moment: str, countdown: Countdown, calls: list[Callable[[torch.Tenso
 
         Path.replace = replace  # type: ignore[method-assign]
     elif kind == "in_checkpoint":
-        save = safetensors.numpy.save_file
+        replacing = checkpoints.replacing
 
-        def save_half(tensors: Any, path: Path, metadata: Any = None) -> None:
-            save(tensors, path, metadata=metadata)
-            if countdown.due():
-                os.truncate(path, path.stat().st_size // 2)
-                die()
+        @contextmanager
+        def half_written(path: Path) -> Iterator[Path]:
+            with replacing(path) as temporary:
+                yield temporary
+                if countdown.due():
+                    os.truncate(temporary, temporary.stat().st_size // 2)
+                    die()
 
-        safetensors.numpy.save_file = save_half
+        checkpoints.replacing = half_written
     elif kind == "before_record":
         append = RecordStore.append
 

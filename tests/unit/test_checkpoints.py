@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from harness import checkpoints
-from harness.checkpoints import Checkpoint, checkpoint_path, load_all, prune, remove, save
+from harness.checkpoints import Checkpoint, checkpoint_path, drop, load_all, prune, remove, save
 from harness.errors import ParameterError, PluginError, RecordsError
 
 DTYPES = ["bool", "uint8", "int32", "int64", "float32", "float64", "int8", "uint64", "float16"]
@@ -179,3 +182,40 @@ def test_an_output_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(RecordsError, match="cannot write"):
         save(tmp_path / "out", make_checkpoint())
+
+
+def test_drop_takes_states_out_of_one_checkpoint_and_leaves_the_others(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save(tmp_path, make_checkpoint(name))
+    drop(tmp_path, "one", {"a" * 64, "c" * 64})
+    one, two = load_all(tmp_path).checkpoints
+    assert list(one.states) == ["b" * 64]
+    assert list(two.states) == ["a" * 64, "b" * 64]
+    drop(tmp_path, "one", {"b" * 64})
+    drop(tmp_path, "one", {"b" * 64})
+    assert [found.pass_id for found in load_all(tmp_path).checkpoints] == ["two"]
+
+
+def test_states_that_are_made_when_asked_for_are_held_one_at_a_time(tmp_path: Path) -> None:
+    """The file is that of a plain mapping; nothing keeps a state that has been written."""
+    held: list[weakref.ref[Any]] = []
+
+    class Made(Mapping[str, Mapping[str, Any]]):
+        def __getitem__(self, key: str) -> Mapping[str, Any]:
+            gc.collect()
+            assert sum(state() is not None for state in held) <= 1
+            values = np.full(1000, ord(key[0]), np.int32)
+            held.append(weakref.ref(values))
+            return {"values": values}
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(("a" * 64, "b" * 64, "c" * 64, "d" * 64))
+
+        def __len__(self) -> int:
+            return 4
+
+    made = Made()
+    save(tmp_path, make_checkpoint("made", states=made))
+    assert len(held) == 8
+    plain = make_checkpoint("made", states={key: {"values": np.full(1000, ord(key[0]), np.int32)} for key in made})
+    assert_equal(load_all(tmp_path).checkpoints[0], plain)

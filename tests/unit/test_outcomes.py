@@ -88,23 +88,57 @@ def test_a_log_never_aliases_what_it_was_given_or_gave():
     assert_holds(other.table(), np.arange(4))
 
 
-def test_ten_bytes_an_image_for_a_head_with_top5():
+def held_bytes(log: OutcomeLog) -> int:
+    """What the arrays of a log take, room that is not yet filled included."""
+    return sum(block.nbytes for block in log._blocks)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32, 5000, 100_000])
+@pytest.mark.parametrize(("step", "position_bytes"), [(1, 0), (3, 4)])
+def test_a_log_takes_its_columns_and_positions_only_where_they_have_gaps(batch, step, position_bytes):
+    n = 30_000
     log = OutcomeLog(variants=({},), columns={**COLUMNS, "correct_top5": np.bool_})
-    n = 1000
-    flags = np.zeros((1, n), bool)
-    log.update(np.arange(n), {"prediction": np.zeros((1, n), int), "correct": flags, "correct_top5": flags})
+    buffers = {}
+    for start in range(0, n, batch):
+        positions = np.arange(start, min(start + batch, n)) * step
+        prediction = positions[None] * 7 % 10
+        values = {"prediction": prediction, "correct": prediction == 3, "correct_top5": prediction < 5}
+        log.update(positions, values)
+        for place, block in enumerate(log._blocks):
+            address = block.filled_columns()["prediction"].ctypes.data
+            if block.capacity > batch > 1:
+                assert buffers.setdefault(place, address) == address
+    assert held_bytes(log) <= (6 + position_bytes) * (n + 8192)
+    assert len(log._blocks) <= 20
     assert sum(array.nbytes for array in log.state_dict().values()) == 10 * n
 
 
-def test_small_batches_cost_linear_copies():
-    log = make()
-    buffers = set()
-    for position in range(5000):
-        log.update(np.array([position]), rows([position]))
-        buffers.add(log._positions.ctypes.data)
-        assert len(log._positions) <= max(256, 2 * len(log))
-    assert len(buffers) <= 8
-    assert_holds(log.table(), np.arange(5000))
+@given(st.lists(st.sampled_from([0.25, 0.5, np.nan]), max_size=40), st.integers(1, 9))
+def test_columns_of_few_values_come_back(values, batch):
+    column = np.array([values, [0.75] * len(values)])
+    log = OutcomeLog(variants=VARIANTS, columns={"loss": np.float64})
+    for start in range(0, len(values), batch):
+        part = column[:, start : start + batch]
+        log.update(np.arange(start, start + part.shape[1]), {"loss": part})
+    np.testing.assert_array_equal(log.table().columns["loss"], column)
+    again = OutcomeLog(variants=VARIANTS, columns={"loss": np.float64})
+    again.load_state_dict(log.state_dict())
+    np.testing.assert_array_equal(again.table().columns["loss"], column)
+
+
+def test_a_column_of_one_value_takes_no_memory():
+    log = OutcomeLog(variants=({},), columns={"information_loss": np.float64})
+    for start in range(0, 20_000, 250):
+        log.update(np.arange(start, start + 250), {"information_loss": np.full((1, 250), 0.5)})
+    assert held_bytes(log) < 1000
+    log.update(np.array([20_000]), {"information_loss": np.array([[0.25]])})
+    assert log.table().columns["information_loss"].sum() == 10_000.25
+
+
+def test_a_gap_in_a_block_is_kept():
+    log = log_of([5], [6], [7], [9, 10], [3])
+    assert_holds(log.table(), [5, 6, 7, 9, 10, 3])
+    assert log.state_dict()["positions"].tolist() == [5, 6, 7, 9, 10, 3]
 
 
 @pytest.mark.parametrize("batches", [([3, 1, 3],), ([1, 2], [9, 2])])
