@@ -76,11 +76,11 @@ def wrap_module(
             f"model {name}: there is no submodule {pooled_input_of!r}",
             hint=f"its own parts are {', '.join(part for part, _ in module.named_children())}",
         )
-    digest = module_digest(module)
+    reading = hashlib.sha256(f"{module_digest(module)}|{gives}|{pooled_input_of}".encode()).hexdigest()
     info = ModelInfo(
         name=name,
         family="module",
-        weights=WeightsInfo(origin="checkpoint", identity=f"sha256:{digest}", source=type(module).__qualname__),
+        weights=WeightsInfo(origin="checkpoint", identity=f"sha256:{reading}", source=type(module).__qualname__),
         view=view,
         mean=mean,
         std=std,
@@ -93,8 +93,11 @@ def wrap_module(
 
 
 def module_digest(module: nn.Module) -> str:
-    """SHA-256 (hex) over the module's class and its state: every name, type, shape and value."""
-    digest = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode())
+    """SHA-256 (hex) over the module's class, what it prints of its parts, and its state: name, type, shape and value.
+
+    What a forward method does beside its parts is not seen: give two such modules two names.
+    """
+    digest = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}|{module!r}".encode())
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(f"|{name}|{value.dtype}|{tuple(value.shape)}|".encode())

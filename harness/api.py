@@ -235,7 +235,10 @@ def run_asked(
     counters = Counters()
     with RecordStore(out, shard=shard) as store:
         before = store.keys()
-        todo = part.without(before)
+        lost = _without_outcomes(store)
+        if lost:
+            progress.note(f"the outcomes of {len(lost)} records are gone; those of this plan are made anew")
+        todo = part.without(before - lost)
         for model in todo.models:
             model.require_weights()
         store.write_plan(part.as_dict())
@@ -249,6 +252,7 @@ def run_asked(
                 options or RunOptions(),
                 progress=progress,
                 written=lambda record: _report(observers.notify_record_written(record), progress),
+                redo=lost,
             )
             failures, counters = execution.failures, execution.counters
         by_key = {record.key: record for record in store.records()}
@@ -305,6 +309,14 @@ def derive_summaries(
     write_summaries(folder / "summaries.jsonl", summaries)
     keys = {record.key for record in shown}
     return [summary for summary in summaries if keys.issuperset(summary.records)]
+
+
+def _without_outcomes(store: RecordStore) -> frozenset[str]:
+    """Records whose outcomes per image somebody removed: nothing could be summarised or compared from them."""
+    from harness.outcome_files import outcome_path
+
+    answered = (record.key for record in store.records() if record.not_applicable is None)
+    return frozenset(key for key in answered if not outcome_path(store.folder, key).is_file())
 
 
 def _summary_entries(bench: Workbench) -> list[SummaryEntry]:

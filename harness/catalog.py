@@ -232,6 +232,10 @@ class Catalog:
         )
         return _with_model_facts(resolved, entry) if isinstance(entry, ModelEntry) else resolved
 
+    def takes(self, kind: Kind, selector: Selector, parameter: str) -> bool:
+        """Whether the component of that name has a parameter. Raises as :meth:`resolve` does for an unknown name."""
+        return parameter in {f.name for f in fields(self._offer(self._find(kind, selector)).entry.params)}
+
     def load_target(self, entry: Entry) -> Callable[..., object]:
         """The code behind an entry; see :func:`harness.targets.load_target`."""
         return load_target(entry)

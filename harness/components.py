@@ -12,7 +12,7 @@ from harness.entries import ModelEntry, PerturbationEntry, ProbeEntry
 from harness.errors import CapabilityError, PluginError, UsageError
 from harness.grammar import parse_selector
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
-from harness.types import Capability, LevelSpec, ResolvedRef, Stage, View, WeightsInfo
+from harness.types import Capability, JSONValue, LevelSpec, ModelInfo, ResolvedRef, Stage, View, WeightsInfo
 from harness.weights import WeightsChoice, identify
 
 if TYPE_CHECKING:
@@ -112,13 +112,24 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
         )
     info = item.info
     return ModelComponent(
-        ref=_instance_ref("model", info.name, 1, {}, use=f"instance:{info.family}"),
+        ref=_instance_ref("model", info.name, 1, _acts_inside(info), use=f"instance:{info.family}"),
         weights=info.weights,
         view=info.view,
         label_space=info.label_space,
         capabilities=info.capabilities,
         build=lambda: item,
     )
+
+
+def _acts_inside(info: ModelInfo) -> dict[str, JSONValue]:
+    """What a caller's model does to pixels beside its weights; a name told twice must not hide that it differs."""
+    return {
+        "name": info.name,
+        "mean": info.mean,
+        "std": info.std,
+        "input_size": info.input_size,
+        "heads": info.heads,
+    }
 
 
 def _require_weights(resolved: Resolved, weights: WeightsChoice) -> None:
@@ -269,9 +280,17 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
 def dataset_component(catalog: Catalog, item: object, data: str | None = None) -> DatasetComponent:
     """A dataset by name, opened at ``data`` where it takes a place, or an instance."""
     if isinstance(item, str):
-        if data is not None and "root" in parse_selector(item).params:
-            raise UsageError(f"dataset {item}: its place was given twice, as root= and as --data")
-        resolved = catalog.resolve("dataset", item, overrides={} if data is None else {"root": data})
+        selector = parse_selector(item)
+        overrides = {}
+        if data is not None:
+            if "root" in selector.params:
+                raise UsageError(f"dataset {item}: its place was given twice, as root= and as --data")
+            if not catalog.takes("dataset", selector, "root"):
+                raise UsageError(
+                    f"dataset {selector.name} takes no --data", hint="--data is for datasets that lie in a folder"
+                )
+            overrides = {"root": data}
+        resolved = catalog.resolve("dataset", selector, overrides=overrides)
         return DatasetComponent(ref=resolved.ref, dataset=cast("Dataset", catalog.instantiate(resolved)))
     if not isinstance(item, Dataset):
         raise UsageError(

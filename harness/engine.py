@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,20 +57,22 @@ def execute(
     *,
     progress: Progress | None = None,
     written: Callable[[ResultRecord], object] = lambda _: None,
+    redo: frozenset[str] = frozenset(),
 ) -> Execution:
     """Answer every cell of ``plan`` that ``store`` has no record of. Only what is missing is decoded or forwarded.
 
-    ``written`` is called with each record once it is on disk. A cell that fails is listed and leaves the others
+    ``redo`` names records whose outcomes are lost: they are made anew, the records stand. ``written`` is called with
+    each record once it is on disk. A cell that fails is listed and leaves the others
     alone. Raises :class:`WeightsError` at once where a model's weights are not to be had.
     """
     execution = Execution()
     progress = progress or NoProgress()
-    todo = plan.without(store.keys())
+    todo = plan.without(store.keys() - redo)
     for cell in todo.not_applicable:
         record = ResultRecord(key=cell.key, cell=cell.as_dict(), not_applicable=cell.not_applicable)
         if store.append(record):
             written(record)
-    for damaged in checkpoints.prune(store.folder, store.keys()).damaged:
+    for damaged in checkpoints.prune(store.folder, store.keys() - redo).damaged:
         progress.note(f"{damaged.path} cannot be used, what it held starts anew: {damaged.reason}")
     if not todo.passes:
         return execution
@@ -126,7 +129,8 @@ class _Runner:
 
         A run that was killed between saving a checkpoint and removing the one before leaves both: the later one counts.
         """
-        saved = [found for found in checkpoints.load_all(self.store.folder).checkpoints if found.walk == walk.walk_id]
+        here = _walk_here(walk, self.device)
+        saved = [found for found in checkpoints.load_all(self.store.folder).checkpoints if found.walk == here]
         latest: dict[str, Checkpoint] = {}
         for found in sorted(saved, key=lambda found: found.offset):
             latest |= dict.fromkeys(found.states, found)
@@ -163,7 +167,7 @@ class _Runner:
             total = len(positions)
             saver = _Saver(
                 folder=self.store.folder,
-                walk_id=walk.walk_id,
+                walk_id=_walk_here(walk, self.device),
                 pass_id=digest([walk.walk_id, sorted(item.key for item in group.cells)])[:16],
                 every=self.options.checkpoint_every,
                 batch_size=batch_size,
@@ -239,6 +243,12 @@ class _Runner:
         return ResultRecord(
             key=item.key, cell=item.cell.as_dict(), measurements=tuple(rows), environment=dict(environment)
         )
+
+
+def _walk_here(walk: Pass, device: torch.device) -> str:
+    """The walk on this kind of device under these libraries: a record is never half of one and half of another."""
+    versions = {name: metadata.version(name) for name in ("vit-harness", "torch", "timm")}
+    return digest({"walk": walk.walk_id, "device": device.type, "versions": versions})
 
 
 def _check_facts(planned: ModelComponent, built: ModelInfo) -> None:

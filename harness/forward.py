@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,10 +42,21 @@ class Forward:
         return outputs
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The autocast context of the precision; none for fp32."""
+        """The autocast context of the precision; for fp32 one that keeps a GPU from rounding to TF32."""
         if self.precision == "fp32":
-            return nullcontext()
+            return _full_fp32() if self.device.type == "cuda" else nullcontext()
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+
+@contextmanager
+def _full_fp32() -> Iterator[None]:
+    """Convolutions and products in all of fp32's 24 bits, which CUDA would cut to TF32's 11; afterwards as before."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def head_scores(model: Model) -> Callable[[Tensor], Tensor]:

@@ -20,6 +20,7 @@ from harness.components import (
     probe_component,
 )
 from harness.errors import CapabilityError, DataError, UsageError
+from harness.protocols import Dataset
 from harness.sampling import limit_count, stratified
 from harness.types import Cell, DatasetRef, JSONValue, OutputSpec, ResolvedRef, Seeds, View, digest
 from harness.weights import WeightsChoice
@@ -316,7 +317,7 @@ def _cells(
         split=split,
         fingerprint=info.fingerprint,
         label_space=info.label_space,
-        num_classes=len(info.classes),
+        num_classes=_num_choices(dataset.dataset, probe),
         limit=limit_count(request.limit, len(dataset.dataset.index(split))),
     )
     for support, support_level in _support_levels(supports, probe):
@@ -344,6 +345,14 @@ def _cells(
                         not_applicable=reason,
                     )
                     yield PlannedCell(cell=cell, perturbation=perturbation, probe=probe, support=support)
+
+
+def _num_choices(dataset: Dataset, probe: ProbeComponent) -> int:
+    """Among how many classes a guess is made: a probe that learns knows only those that have support images."""
+    info = dataset.info
+    if probe.learns and info.support_split is not None:
+        return len(set(dataset.index(info.support_split).labels.tolist()))
+    return len(info.classes)
 
 
 def _support_levels(

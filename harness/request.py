@@ -59,8 +59,9 @@ class Asked:
             return items
 
         seeds = self.seeds if self.seeds is not None else suite.seeds if suite and suite.seeds else defaults.seeds
-        if not seeds or any(isinstance(seed, bool) or seed < 0 for seed in seeds):
-            raise UsageError(f"seeds must be whole numbers from 0 up, not {list(seeds)}")
+        every = [*seeds, self.support_seed, self.probe_seed]
+        if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in every):
+            raise UsageError(f"seeds must be whole numbers from 0 up, not {every}")
         return GridRequest(
             models=axis("model", self.models, suite.models if suite else (), defaults.model),
             datasets=axis("dataset", self.datasets, suite.datasets if suite else (), self._default(defaults.dataset)),

@@ -41,6 +41,10 @@ _RESAMPLING: Mapping[Interpolation, Image.Resampling] = {
 _MAX_RESIZED_PIXELS = 2**27
 
 
+class FileUnavailableError(DataError):
+    """A file that the system does not hand out; unlike a broken image it is never skipped."""
+
+
 def decode(path: str | os.PathLike[str], *, name: str | None = None) -> Image.Image:
     """Read one image file whole, as RGB. Safe to call from threads.
 
@@ -55,6 +59,12 @@ def decode(path: str | os.PathLike[str], *, name: str | None = None) -> Image.Im
             image.load()
     except MemoryError:
         raise
+    except OSError as error:
+        if error.errno is not None:
+            # The disk or the system, not the image: leaving the image out would make another, lasting number of it.
+            told = _unreadable(path, name, error)
+            raise FileUnavailableError(told.message, hint=told.hint) from error
+        raise _unreadable(path, name, error) from error
     except Exception as error:  # on broken bytes Pillow's decoders raise whatever those lead them to
         raise _unreadable(path, name, error) from error
     return to_rgb(image, name=name)

@@ -113,6 +113,7 @@ def run(**given: Any) -> int:
     """
     bench = open_workbench(given["registry_files"], given["no_plugin"], given["strict_plugins"])
     asked = _asked(given)
+    options = _run_options(given)
     if given["dry_run"]:
         _print_plan(bench, asked, given)
         return 0
@@ -126,7 +127,7 @@ def run(**given: Any) -> int:
         asked,
         out=given["out"],
         shard=_shard(given["shard"]),
-        options=_run_options(given),
+        options=options,
         progress=default_progress(quiet=given["quiet"]),
     )
     _print_result(result, as_json=given["as_json"], quiet=given["quiet"])

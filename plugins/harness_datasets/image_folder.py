@@ -123,6 +123,8 @@ class ImageFolder:
             path = self._root / index.ids[position]
             try:
                 image = views.decode(path)
+            except views.FileUnavailableError:
+                raise
             except DataError as error:
                 if self._skip:
                     continue

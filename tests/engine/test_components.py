@@ -12,6 +12,7 @@ from engine_doubles.models import GIVES, SPACE, VIEW, TinyModel, TinyNet
 from engine_doubles.perturbations import Dimmed, SignStep, Speckled
 from engine_doubles.probes import CentroidProbe, HeadProbe
 
+from harness.adapters import wrap_module
 from harness.components import (
     check_applies,
     dataset_component,
@@ -20,7 +21,7 @@ from harness.components import (
     probe_component,
 )
 from harness.errors import CapabilityError, ParameterError, RegistryError, UsageError
-from harness.types import Capability
+from harness.types import Capability, View
 from harness.weights import WeightsChoice
 
 PRETRAINED, RANDOM = WeightsChoice(), WeightsChoice(origin="random", seed=3)
@@ -211,3 +212,24 @@ def test_several_missing_capabilities_are_all_named(catalog):
 
 class SignFree(HeadProbe):
     """As an instance it declares no needs."""
+
+
+def test_what_a_wrapped_module_does_to_pixels_is_part_of_its_reference(catalog):
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+
+    def key(**changed):
+        given = {"name": "net", "view": View(crop=8), "mean": (0, 0, 0), "std": (1, 1, 1), "label_space": "tints"}
+        return model_component(catalog, wrap_module(net, **(given | changed)), PRETRAINED).ref.fingerprint
+
+    assert key() == key()
+    for changed in ({"mean": (5, 5, 5)}, {"std": (2, 1, 1)}, {"name": "other"}):
+        assert key(**changed) != key()
+
+
+def test_a_dataset_that_lies_nowhere_takes_no_place(catalog):
+    with pytest.raises(UsageError, match="dataset tints takes no --data"):
+        dataset_component(catalog, "tints", "there")

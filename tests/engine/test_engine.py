@@ -282,3 +282,28 @@ def test_an_instance_is_not_changed_by_a_run(run, model, dataset):
     before = set(vars(perturbation))
     run(model=model, dataset=dataset, probe="pixels", perturb=(perturbation, 0.5))
     assert set(vars(perturbation)) == before
+
+
+def test_lost_outcomes_are_made_anew_and_the_records_stand(run):
+    asked = {"model": "tiny", "dataset": "tints", "probe": "pixels", "perturb": ["none", "dimmed"]}
+    first = run(**asked)
+    lines = (first.path / "records.jsonl").read_bytes()
+    lost, *_ = sorted((first.path / "outcomes").iterdir())
+    lost.unlink()
+    again = run(**asked)
+    assert lost.is_file()
+    assert (first.path / "records.jsonl").read_bytes() == lines
+    assert 0 < again.counters.forward_images < first.counters.forward_images
+    assert [s.as_dict() for s in again.summaries] == [s.as_dict() for s in first.summaries]
+    assert run(**asked).counters.decoded_images == 0
+
+
+def test_a_checkpoint_of_another_device_or_library_is_not_gone_on_from(bare_plan):
+    import torch
+
+    from harness import engine
+
+    (walk,) = bare_plan(model="tiny", dataset="tints", probe="pixels").passes
+    here = engine._walk_here(walk, torch.device("cpu"))
+    assert here == engine._walk_here(walk, torch.device("cpu"))
+    assert here != engine._walk_here(walk, torch.device("cuda"))

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from harness.errors import CapabilityError, UsageError
 from harness.forward import (
-    Counters,
     Forward,
     as_memory_allows,
     choose_device,
@@ -20,6 +19,7 @@ from harness.forward import (
     probe_scores,
 )
 from harness.loader import BatchSize
+from harness.options import Counters
 from harness.progress import NoProgress
 from harness.protocols import ProbeContext
 from harness.types import FeatureSpec, FeatureTable, OutputSpec
@@ -181,3 +181,11 @@ def test_other_errors_are_raised_at_once(dataset):
     with pytest.raises(ValueError, match="no"):
         list(as_memory_allows(dataset.load("query", range(8), VIEW), BatchSize(8), work, device=CPU, progress=Notes()))
     assert tried == [8]
+
+
+def test_fp32_on_a_gpu_is_not_cut_to_tf32_and_the_setting_comes_back():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    forward = Forward(device=torch.device("cuda"), precision="fp32", counters=Counters())
+    with forward.autocast():
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before

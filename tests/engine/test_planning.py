@@ -333,3 +333,13 @@ def test_the_models_of_a_plan_include_those_injected_into_perturbations(bare_pla
     assert [model.ref.name for model in alone.models] == ["tiny"]
     guided = bare_plan(model="tiny", dataset="tints", probe="pixels", perturb=["guided:guide=elsewhere@0.5"])
     assert {model.ref.name for model in guided.models} == {"tiny", "elsewhere"}
+
+
+def test_a_probe_that_learns_chooses_among_the_classes_it_has_seen(bare_plan):
+    dataset = CountingDataset()
+    plan = bare_plan(model="tiny", dataset=dataset, probe=["centroid", "pixels"])
+    learned = len(set(dataset.index(dataset.info.support_split).labels.tolist()))
+    assert {cell.probe.use: cell.dataset.num_classes for cell in plan.cells} == {
+        "centroid": learned,
+        "pixels": len(dataset.info.classes),
+    }

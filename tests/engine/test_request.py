@@ -124,3 +124,9 @@ def test_everything_else_is_handed_on(catalog):
     ).resolve(catalog)
     assert (request.weights, request.split, request.view) == (weights, "query", view)
     assert (request.support_seed, request.probe_seed, request.limit, request.precision) == (3, 4, "0.5", "bf16")
+
+
+@pytest.mark.parametrize("given", [{"seeds": (-1,)}, {"support_seed": -1}, {"probe_seed": -1}])
+def test_every_seed_is_a_whole_number_from_0_up(catalog, given):
+    with pytest.raises(UsageError, match="from 0 up"):
+        Asked(models=("tiny",), datasets=("tints",), probes=("pixels",), **given).resolve(catalog)

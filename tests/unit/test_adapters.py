@@ -166,7 +166,8 @@ def test_a_timm_like_module_whose_parts_disagree_is_refused():
 
 def test_identity_is_that_of_the_values(net):
     model = wrap(net)
-    assert model.info.weights.identity == f"sha256:{module_digest(net)}"
+    assert model.info.weights.identity == wrap(copy.deepcopy(net)).info.weights.identity
+    assert model.info.weights.identity != wrap(net, gives="pooled").info.weights.identity
     assert model.info.weights.origin == "checkpoint"
     assert module_digest(copy.deepcopy(net)) == module_digest(net)
     for change in (
@@ -174,6 +175,7 @@ def test_identity_is_that_of_the_values(net):
         lambda other: other.norm.running_mean.add_(1),
         lambda other: other.half(),
         lambda other: setattr(other, "fc", nn.Linear(8, 5)),
+        lambda other: setattr(other.norm, "eps", 0.1),
     ):
         other = copy.deepcopy(net)
         change(other)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness import outcome_files
 from harness.errors import ParameterError, PluginError, RecordsError
-from harness.outcome_files import outcome_path, read_outcomes, write_outcomes
+from harness.outcome_files import open_outcomes, outcome_path, read_outcomes, write_outcomes
 from harness.protocols import Outcomes
 from harness.types import Ids, JSONScalar
 
@@ -135,6 +135,23 @@ def test_the_view_of_a_summary_holds_what_was_realised_for_every_variant(tmp_pat
     seen = read_outcomes(tmp_path, KEY).with_realised
     assert seen.columns["information_loss"].tolist() == [[0.5, 0.25, 0.125]] * 2
     np.testing.assert_array_equal(seen.columns["correct"], outcomes.columns["correct"])
+
+
+def test_columns_read_when_asked_for_are_those_read_at_once(tmp_path: Path) -> None:
+    outcomes = make_outcomes(({"shots": 1}, {"shots": 5}))
+    write_outcomes(tmp_path, KEY, outcomes, IDS, realised={"information_loss": np.array([0.5, 0.25, 0.125])})
+    found = open_outcomes(tmp_path, KEY)
+    assert_same(found, read_outcomes(tmp_path, KEY).with_realised)
+    assert "information_loss" in found.columns
+    assert "margin" in found.columns
+    assert found.columns.get("id") is None
+    assert len(found.columns) == 4
+    # A probe's column that is worked on row by row is read once.
+    assert found.columns["correct"] is found.columns["correct"]
+    outcome_path(tmp_path, KEY).unlink()
+    np.testing.assert_array_equal(found.columns["correct"], outcomes.columns["correct"])
+    with pytest.raises(RecordsError, match="missing"):
+        found.columns["margin"]
 
 
 def test_not_a_number_stays_what_it_is(tmp_path: Path) -> None:
