@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint types floors unit slow bench clean
+.PHONY: help demo test lint types floors unit slow fresh bench clean
 
 help:
 	@echo "make demo   install into $(VENV) and run a small study on embedded data"
 	@echo "make test   install and run linters, types, import rules and all but the slow tests"
-	@echo "make slow   the slow tests: fresh installs, kills of the real command, full-size models"
+	@echo "make slow   the slow tests: kills of the real command, full-size models"
 	@echo "make bench  the benchmarks of tests/benchmarks, one after the other"
 
 # New entry points are invisible to an editable install until it is made again.
@@ -43,7 +43,10 @@ unit: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not fresh_install"
+
+fresh: $(INSTALLED)
+	$(BIN)/python -m pytest -m fresh_install
 
 bench: $(INSTALLED)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -80,6 +80,7 @@ def test_an_editable_install_reaches_registry_and_plugins(bare):
 
 
 @pytest.mark.slow
+@pytest.mark.fresh_install
 def test_a_plain_pip_install_on_a_fresh_machine_runs(wheel, tmp_path):
     """With every dependency from the index, as a user gets them."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
