@@ -18,7 +18,11 @@ from harness.types import Capability, ModelInfo, ModelOutputs, OutputSpec, View,
 
 
 def check_want(info: ModelInfo, want: OutputSpec) -> None:
-    """Raise :class:`~harness.errors.CapabilityError` for a want the model does not claim, or a block it has not."""
+    """Nothing if the model claims all of ``want``.
+
+    Raises :class:`~harness.errors.CapabilityError` for a want it does not claim, a block it has not, and attention of
+    a block that has none.
+    """
     needs = {
         Capability.LOGITS: want.logits,
         Capability.POOLED: want.pooled,
@@ -32,6 +36,11 @@ def check_want(info: ModelInfo, want: OutputSpec) -> None:
     blocks = want.tokens | want.normed_tokens | want.attention
     if outside := sorted(block for block in blocks if not 0 <= block < info.num_blocks):
         raise CapabilityError(f"block {outside[0]} was asked of model {info.name} with {info.num_blocks} blocks")
+    if info.attention_blocks is not None and (silent := sorted(want.attention - set(info.attention_blocks))):
+        raise CapabilityError(
+            f"block {silent[0]} of model {info.name} has no attention",
+            hint=f"its blocks with attention are {', '.join(map(str, info.attention_blocks))}",
+        )
 
 
 def model_input(images: Tensor, info: ModelInfo) -> Tensor:

@@ -92,7 +92,8 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
     if isinstance(item, str):
         resolved = catalog.resolve("model", item)
         entry = resolved.entry
-        embedded = None if resolved.tag else f"{entry.name}:{entry.version}"
+        assert isinstance(entry, ModelEntry)
+        embedded = None if resolved.tag else entry.embedded_name
         identity = identify(weights, use=entry.name, tag=resolved.tag, embedded=embedded)
         if resolved.view is None:
             raise PluginError(f"model {item}: its entry gives no view")
@@ -280,17 +281,7 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
 def dataset_component(catalog: Catalog, item: object, data: str | None = None) -> DatasetComponent:
     """A dataset by name, opened at ``data`` where it takes a place, or an instance."""
     if isinstance(item, str):
-        selector = parse_selector(item)
-        overrides = {}
-        if data is not None:
-            if "root" in selector.params:
-                raise UsageError(f"dataset {item}: its place was given twice, as root= and as --data")
-            if not catalog.takes("dataset", selector, "root"):
-                raise UsageError(
-                    f"dataset {selector.name} takes no --data", hint="--data is for datasets that lie in a folder"
-                )
-            overrides = {"root": data}
-        resolved = catalog.resolve("dataset", selector, overrides=overrides)
+        resolved = resolve_dataset(catalog, item, data)
         return DatasetComponent(ref=resolved.ref, dataset=cast("Dataset", catalog.instantiate(resolved)))
     if not isinstance(item, Dataset):
         raise UsageError(
@@ -298,6 +289,25 @@ def dataset_component(catalog: Catalog, item: object, data: str | None = None) -
             hint="wrap images and labels in memory with harness.TensorDataset(images, labels, name=...)",
         )
     return DatasetComponent(ref=_instance_ref("dataset", item.info.name, 1, {}), dataset=item)
+
+
+def resolve_dataset(catalog: Catalog, text: str, data: str | None = None) -> Resolved:
+    """A dataset by name, placed at ``data``, with its parameters checked; it is not opened, and nothing is imported.
+
+    Raises :class:`UsageError` for a place given twice or to a dataset that takes none, and else as
+    :meth:`~harness.catalog.Catalog.resolve` does.
+    """
+    selector = parse_selector(text)
+    overrides = {}
+    if data is not None:
+        if "root" in selector.params:
+            raise UsageError(f"dataset {text}: its place was given twice, as root= and as --data")
+        if not catalog.takes("dataset", selector, "root"):
+            raise UsageError(
+                f"dataset {selector.name} takes no --data", hint="--data is for datasets that lie in a folder"
+            )
+        overrides = {"root": data}
+    return catalog.resolve("dataset", selector, overrides=overrides)
 
 
 def _instance_ref(kind: Any, name: str, version: int, params: Mapping[str, Any], use: str | None = None) -> ResolvedRef:

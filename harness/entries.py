@@ -58,7 +58,8 @@ class ModelEntry(Entry):
 
     ``view``, ``label_space`` and ``capabilities`` are facts that planning needs; a preset may refine
     them, and the contract kit compares them with what is built. ``tag_param`` names the parameter that identifies the
-    pretrained weights; None for a model whose weights are embedded in the plugin.
+    pretrained weights; None for a model whose weights are embedded in the plugin, whose ``embedded_sha256`` is then
+    the digest of their file: it enters the key of every record, so that retrained weights never pass for the old ones.
     """
 
     kind: ClassVar[Kind] = "model"
@@ -69,6 +70,13 @@ class ModelEntry(Entry):
     tag_param: str | None = None
     timm_weights: bool = False
     """Whether the tag is one of timm's, so that its weights lie in the repository ``timm/TAG`` of the model hub."""
+    embedded_sha256: str | None = None
+
+    @property
+    def embedded_name(self) -> str:
+        """What names embedded weights: entry and version, and the start of their digest where it is told."""
+        name = f"{self.name}:{self.version}"
+        return name if self.embedded_sha256 is None else f"{name}:{self.embedded_sha256[:16]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

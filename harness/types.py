@@ -38,7 +38,7 @@ class Capability(StrEnum):
     CLASS_TOKEN = "class_token"  # noqa: S105  # a token of a transformer, no password
     """A prefix token named ``cls`` in every block."""
     ATTENTION = "attention"
-    """Attention weights of every block."""
+    """Attention weights of every block, or of those that :attr:`ModelInfo.attention_blocks` names."""
     GRADIENTS = "gradients"
     """Outputs are differentiable in the input pixels."""
     INTERVENTION = "intervention"
@@ -198,7 +198,7 @@ class ModelInfo:
     ``heads`` names the logits it returns, the default first (``("head",)``; distilled: ``("average", "cls", "dist")``).
     ``embed_dim`` is the width of the last block's tokens, ``pooled_dim`` that of the pre-logits vector.
     ``mean`` and ``std`` are applied inside the model to pixels in [0, 1]. ``patch_size`` is in input pixels.
-    ``prefix`` names the prefix tokens in order.
+    ``prefix`` names the prefix tokens in order. ``attention_blocks``: the blocks that give attention, None for all.
     """
 
     name: str
@@ -215,6 +215,7 @@ class ModelInfo:
     patch_size: int | None = None
     prefix: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    attention_blocks: tuple[int, ...] | None = None
     capabilities: frozenset[Capability] = frozenset()
 
     def __post_init__(self) -> None:
@@ -224,6 +225,15 @@ class ModelInfo:
             raise ParameterError(f"model {self.name}: claims logits but gives no num_classes")
         if Capability.CLASS_TOKEN in self.capabilities and "cls" not in self.prefix:
             raise ParameterError(f"model {self.name}: claims a class token but its prefix tokens are {self.prefix}")
+        if self.attention_blocks is not None and (
+            Capability.ATTENTION not in self.capabilities
+            or not self.attention_blocks
+            or not all(0 <= block < self.num_blocks for block in self.attention_blocks)
+        ):
+            raise ParameterError(
+                f"model {self.name}: attention_blocks {self.attention_blocks} disagree with the claimed capabilities "
+                f"or its {self.num_blocks} blocks"
+            )
 
     @property
     def input_size(self) -> int:
@@ -271,7 +281,11 @@ class BlockTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockAttention:
-    """Attention of one block after the softmax: ``weights`` (N, heads, queries, keys), and over what it runs."""
+    """Attention of one block after the softmax: ``weights`` (N, heads, queries, keys), and over what it runs.
+
+    ``global``: every token asks every token. ``class``: class tokens alone ask. Of both the last keys are the patches.
+    ``window``: tokens ask those of their own window.
+    """
 
     weights: Tensor
     kind: Literal["global", "class", "window"]

@@ -1,4 +1,4 @@
-"""``harness show``: one name in full, from its plugin's descriptor and its preset; nothing heavy is imported."""
+"""``harness show``: one name in full, from its plugin's descriptor and its preset; only a sheet imports torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from harness.cli.names import SECTIONS, component_kind, kind_of, names_of
 from harness.cli.options import json_option, kind_named, open_catalog, print_json, setup_options
 from harness.cli.plugins import plugin_fields
+from harness.cli.sheets import SheetOptions, plan_sheet, sheet_options
 from harness.errors import RegistryError, UsageError
 from harness.grammar import parse_selector
 from harness.naming import did_you_mean
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.catalog import Catalog
+    from harness.grammar import Selector
     from harness.registry import Suite
     from harness.report.tables import Table
     from harness.types import JSONValue
@@ -28,6 +30,7 @@ _SUITE_AXES = ("models", "datasets", "perturbations", "support_perturbations", "
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[KIND] NAME")
+@sheet_options
 @setup_options
 @json_option
 def show(
@@ -36,35 +39,42 @@ def show(
     registry_files: tuple[Path, ...],
     no_plugin: tuple[str, ...],
     strict_plugins: bool,
+    **sheet_given: Any,
 ) -> None:
     """Describe one name: where it comes from, its parameters with defaults and ranges, its levels, its facts.
 
     KIND (model, perturbation, probe, dataset, summary, suite, plugin) is needed only for a name that several have.
+    Of a dataset a contact sheet is drawn, too: some images of every split, with the outlines of their masks. It may
+    have parameters for that, as in NAME:key=value. With --json it is drawn only where --sheet names its file.
 
     \b
       harness show vit_b16
       harness show perturbation patchdrop_random
       harness show suite occlusion-quick --json
+      harness show folder --data PHOTOS --sheet photos.png
     """
-    kind, name = _kind_and_name(words)
-    found = describe(open_catalog(registry_files, no_plugin, strict_plugins), kind, name)
+    kind, selector = _kind_and_selector(words)
+    catalog = open_catalog(registry_files, no_plugin, strict_plugins)
+    found = describe(catalog, kind, selector.qualified_name)
+    draw_sheet = plan_sheet(catalog, selector, found, SheetOptions(**sheet_given), as_json=as_json)
     if as_json:
-        print_json(found)
-    else:
-        _print(found)
+        print_json(found if draw_sheet is None else {**found, "sheet": draw_sheet()})
+        return
+    _print(found)
+    if draw_sheet is not None:
+        click.echo(f"\ncontact sheet: {draw_sheet()}")
 
 
-def _kind_and_name(words: tuple[str, ...]) -> tuple[str | None, str]:
+def _kind_and_selector(words: tuple[str, ...]) -> tuple[str | None, Selector]:
     if len(words) > 2:
         raise UsageError(f"show takes one name, with its kind before it if need be, not {' '.join(words)!r}")
-    name = words[-1]
-    selector = parse_selector(name)
-    if selector.params or selector.levels is not None:
+    selector = parse_selector(words[-1])
+    if selector.levels is not None:
         raise UsageError(
-            f"show takes a name without parameters and levels, not {name!r}",
+            f"show takes a name without parameters and levels, not {words[-1]!r}",
             hint=f"harness show {selector.qualified_name}",
         )
-    return (kind_named(words[0], SECTIONS) if len(words) == 2 else None), name
+    return (kind_named(words[0], SECTIONS) if len(words) == 2 else None), selector
 
 
 def describe(catalog: Catalog, kind: str | None, name: str) -> dict[str, JSONValue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +63,7 @@ def _expect_tokens(given: ModelOutputs, info: ModelInfo, n: int) -> None:
 
 
 def _expect_attention(given: ModelOutputs, info: ModelInfo, n: int) -> None:
-    blocks = _blocks(info)
+    blocks = _attention_blocks(info)
     expect(
         set(given.attention) == set(blocks), f"expected attention of blocks {blocks}, found {sorted(given.attention)}"
     )
@@ -105,6 +105,10 @@ def check_unclaimed_refused(subject: Subject) -> None:
         if capability not in info.capabilities:
             ask = functools.partial(model.outputs, images, want)
             expect_refusal(CapabilityError, f"{capability} is not claimed", ask)
+    if info.attention_blocks is not None:
+        for block in sorted(set(_blocks(info)) - set(info.attention_blocks)):
+            ask = functools.partial(model.outputs, images, OutputSpec(attention=frozenset({block})))
+            expect_refusal(CapabilityError, f"attention of block {block} is not claimed", ask)
     if Capability.INTERVENTION not in info.capabilities and hasattr(model, "intervene"):
         expect_refusal(CapabilityError, "intervention is not claimed", lambda: _open(model, "block:0", images))
 
@@ -321,7 +325,16 @@ def _images(info: ModelInfo, *, count: int = 1) -> Tensor:
 
 
 def _blocks(info: ModelInfo) -> list[int]:
-    return sorted({0, info.num_blocks // 2, info.num_blocks - 1}) if info.num_blocks else []
+    return _spread(range(info.num_blocks))
+
+
+def _attention_blocks(info: ModelInfo) -> list[int]:
+    return _blocks(info) if info.attention_blocks is None else _spread(info.attention_blocks)
+
+
+def _spread(blocks: Sequence[int]) -> list[int]:
+    """The first, the middle and the last of ``blocks``."""
+    return sorted({blocks[0], blocks[len(blocks) // 2], blocks[-1]}) if blocks else []
 
 
 def _everything(info: ModelInfo) -> OutputSpec:
@@ -338,7 +351,7 @@ def _single_wants(info: ModelInfo) -> dict[str, OutputSpec]:
         "pooled": (Capability.POOLED, OutputSpec(pooled=True)),
         "tokens": (Capability.TOKENS, OutputSpec(tokens=blocks)),
         "normed_tokens": (Capability.TOKENS, OutputSpec(normed_tokens=blocks)),
-        "attention": (Capability.ATTENTION, OutputSpec(attention=blocks)),
+        "attention": (Capability.ATTENTION, OutputSpec(attention=frozenset(_attention_blocks(info)))),
     }
     claimed = {name: want for name, (capability, want) in wants.items() if capability in info.capabilities}
     expect(bool(claimed), "expected at least one kind of output, found a card that claims none")

@@ -17,8 +17,8 @@ from harness.weights import WeightsChoice, file_digest, identify, load_strict, r
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness_timm.cnn import ResNetModel
-    from harness_timm.transformers import TransformerModel
+    from harness.backbones.resnet import ResNetModel
+    from harness.backbones.vision_transformer import TransformerModel
 
 
 def build_vit(*, arch: str, weights: WeightsChoice) -> TransformerModel:
@@ -40,7 +40,7 @@ def build_resnet(*, arch: str, weights: WeightsChoice) -> ResNetModel:
     file = _weights_file(arch, weights)
     from timm.models.resnet import ResNet
 
-    from harness_timm.cnn import ResNetModel
+    from harness.backbones.resnet import ResNetModel
 
     net, config = _network(arch, weights, classes=(ResNet,), family="resnet")
     if file is not None:
@@ -53,7 +53,7 @@ def _build_transformer(arch: str, weights: WeightsChoice, *, family: str) -> Tra
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-    from harness_timm.transformers import TransformerModel
+    from harness.backbones.vision_transformer import TransformerModel
 
     classes = (VisionTransformer,) if family == "vit" else (VisionTransformer, VisionTransformerDistilled)
     net, config = _network(arch, weights, classes=classes, family=family)

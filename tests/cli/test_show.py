@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from harness.types import KINDS
 
@@ -226,3 +228,224 @@ def test_preset_whose_entry_is_missing_says_so(harness, tmp_path):
 def test_every_kind_has_something_to_show(harness):
     kinds = {line["kind"] for line in harness("list", "--json").json}
     assert kinds == {*KINDS, "suite", "plugin"}
+
+
+# --- contact sheets --------------------------------------------------------------------------------------------
+
+HUES = """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    red: int = param(200, help="how red the images are", low=0, high=255)
+    size: int = param(5, help="images of a split", low=1)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    root: str = param(help="the folder", locates=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needy:
+    root: str = param(help="the folder", locates=True)
+    variant: str = param(help="which")
+
+@hookimpl
+def harness_register_datasets():
+    yield DatasetEntry(name="hues", target="hues_code:Hues", summary="plain images", params=Params, aliases=("tints",))
+    yield DatasetEntry(name="placed", target="hues_code:placed", summary="in a folder", params=Placed)
+    yield DatasetEntry(name="needy", target="hues_code:placed", summary="of a variant", params=Needy)
+    yield DatasetEntry(name="broken", target="hues_code:broken", summary="unreadable")
+    yield DatasetEntry(name="costly", target="hues_code:broken", summary="needs an extra", extra="ray")
+"""
+
+HUES_CODE = """
+import numpy as np
+from harness.errors import DataError
+from harness.protocols import DatasetInfo, SplitIndex
+from harness.views import to_batch
+
+class Hues:
+    def __init__(self, *, red=200, size=5):
+        self.red, self.size = red, size
+        self.info = DatasetInfo(
+            name="hues", classes=("ant", "bee"), label_space=None, splits=("train", "test"), query_split="test",
+            whole_split="test", support_split="train", fingerprint="0" * 64,
+        )
+
+    def index(self, split):
+        return SplitIndex(ids=[f"{split}/{i}" for i in range(self.size)], labels=np.arange(self.size) % 2)
+
+    def load(self, split, positions, view):
+        pixels = np.empty((len(positions), 3, view.crop, view.crop), np.uint8)
+        pixels[:] = np.array([self.red, 40 * (1 + self.info.splits.index(split)), 7], np.uint8)[:, None, None]
+        ids = [f"{split}/{i}" for i in positions]
+        return to_batch(pixels, labels=self.index(split).labels[list(positions)], ids=ids, positions=positions)
+
+def placed(*, root, variant=""):
+    return Hues(red=len(root))
+
+class Broken(Hues):
+    def load(self, split, positions, view):
+        raise DataError("photo.jpg: cannot be decoded")
+
+def broken():
+    return Broken()
+"""
+
+
+@pytest.fixture
+def hues(install):
+    install("hues", HUES, hues_code=HUES_CODE)
+
+
+def tiles_shown(path, red, split=0):
+    """How many tiles of 112 px the sheet at ``path`` shows of one split of ``hues``."""
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet)
+    return (pixels == np.array([red, 40 * (1 + split), 7], np.uint8)).all(axis=2).sum() / 112**2
+
+
+def test_a_dataset_is_drawn_into_the_cache(harness, hues, tmp_path):
+    answer = harness("show", "dataset", "hues")
+    path = tmp_path / "cache" / "sheets" / "hues.png"
+    assert answer.code == 0
+    assert answer.err == ""
+    assert answer.out.splitlines()[-1] == f"contact sheet: {path}"
+    assert answer.out.startswith("dataset")
+    assert tiles_shown(path, 200, split=0) == tiles_shown(path, 200, split=1) == 5
+    assert [file.name for file in path.parent.iterdir()] == ["hues.png"]
+
+
+def test_options_of_a_sheet(harness, hues, tmp_path):
+    path = tmp_path / "mine.PNG"
+    answer = harness("show", "hues", "--sheet", path, "--images", "2", "--view", "crop=56")
+    assert answer.out.splitlines()[-1] == f"contact sheet: {path}"
+    assert tiles_shown(path, 200) == 2
+    assert not (tmp_path / "cache" / "sheets").exists()
+
+
+def test_a_sheet_takes_the_place_of_an_older_one(harness, hues, tmp_path):
+    path = tmp_path / "mine.png"
+    for red in (10, 20):
+        assert harness("show", f"hues:red={red}", "--sheet", path).code == 0
+    assert tiles_shown(path, 10) == 0
+    assert tiles_shown(path, 20) == 5
+
+
+def test_parameters_are_those_of_the_sheet(harness, hues, tmp_path):
+    plain, answer = harness("show", "hues", "--no-sheet"), harness("show", "tints:red=90,size=2")
+    path = tmp_path / "cache" / "sheets" / "tints_red=90_size=2.png"
+    assert answer.out == f"{plain.out}\ncontact sheet: {path}\n"
+    assert tiles_shown(path, 90) == 2
+
+
+def test_no_sheet_opens_nothing(harness, hues):
+    answer = harness("show", "broken", "--no-sheet")
+    assert answer.code == 0
+    assert "contact sheet" not in answer.out
+
+
+def test_json_has_a_sheet_only_where_its_file_is_named(harness, hues, tmp_path):
+    described = harness("show", "hues", "--json").json
+    assert "sheet" not in described
+    assert not (tmp_path / "cache" / "sheets").exists()
+    path = tmp_path / "mine.png"
+    drawn = harness("show", "hues", "--json", "--sheet", path).json
+    assert drawn == {**described, "sheet": str(path)}
+    assert tiles_shown(path, 200) == 5
+
+
+def test_a_place_is_given_as_to_run(harness, hues, tmp_path):
+    for name, lacking in (
+        ("placed", "give --data DIR"),
+        ("needy", "give needy:variant=VALUE and --data DIR"),
+        ("needy:variant=x", "give --data DIR"),
+    ):
+        answer = harness("show", name)
+        assert answer.code == 0
+        assert answer.out.splitlines()[-1] == f"contact sheet: {lacking}"
+        assert not (tmp_path / "cache").exists()
+    for arguments in (["placed", "--data", "abc"], ["needy:variant=x", "--data", "abc"], ["placed:root=abc"]):
+        path = harness("show", *arguments).out.splitlines()[-1].removeprefix("contact sheet: ")
+        assert tiles_shown(path, len("abc")) == 5
+
+
+def test_a_preset_may_give_the_place(harness, hues, tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("datasets:\n  mine: {use: placed, params: {root: abcd}}\n")
+    assert harness("show", "mine", "--registry", overlay).code == 0
+    assert tiles_shown(tmp_path / "cache" / "sheets" / "mine.png", len("abcd")) == 5
+
+
+def test_an_extra_that_is_missing_is_no_reason_not_to_describe(harness, hues, monkeypatch):
+    monkeypatch.setattr("harness.catalog.missing_packages", lambda extra: ("ray",) if extra == "ray" else ())
+    answer = harness("show", "costly")
+    assert answer.code == 0
+    assert answer.out.splitlines()[-1] == "contact sheet: pip install 'vit-harness[ray]' brings what it needs"
+
+
+def test_a_broken_image_is_a_data_error_after_the_description(harness, hues, tmp_path):
+    answer = harness("show", "broken")
+    assert answer.code == 4
+    assert "photo.jpg: cannot be decoded" in answer.err
+    assert "unreadable" in answer.out
+    assert "contact sheet" not in answer.out
+    assert not (tmp_path / "cache" / "sheets" / "broken.png").exists()
+
+
+def test_digits_have_a_sheet(harness, tmp_path):
+    path = tmp_path / "digits.png"
+    assert harness("show", "dataset", "digits", "--sheet", path, "--view", "crop=8").code == 0
+    with Image.open(path) as sheet:
+        assert sheet.width > 12 * 112
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["vit_b16", "--sheet", "x.png"], "vit_b16 is a model; --sheet can be given for datasets only"),
+        (["suite", "occlusion-quick", "--no-sheet"], "is a suite; --no-sheet"),
+        (["plugin", "patchdrop", "--data", "x", "--images", "3"], "--data and --images"),
+        (["hues", "--sheet", "x.jpg"], "let the file's name end in .png"),
+        (["hues", "--sheet", "nowhere/x.png"], "there is no folder nowhere"),
+        (["hues", "--sheet", "x.png", "--no-sheet"], "--sheet can have no effect beside --no-sheet"),
+        (["hues", "--no-sheet", "--view", "ipvit"], "--view can have no effect beside --no-sheet"),
+        (["hues", "--json", "--images", "3"], "name it with --sheet FILE"),
+        (["hues", "--view", "model"], "a contact sheet has no model"),
+        (["hues", "--view", "crop"], "cannot read 'crop'"),
+        (["hues", "--images", "0"], "1<=x<=100"),
+        (["hues", "--images", "101"], "1<=x<=100"),
+        (["hues", "--data", "x"], "dataset hues takes no --data"),
+        (["hues:blue=3"], "unknown parameter 'blue'"),
+        (["hues:red=300"], "red"),
+        (["hues@0.5"], "harness show hues"),
+        (["hues:red=3", "--json"], "parameters are for a contact sheet, and none is drawn"),
+        (["hues:red=3", "--no-sheet"], "parameters are for a contact sheet, and none is drawn"),
+        (["placed", "--sheet", "x.png"], "give --data DIR"),
+        (["placed:root=x", "--data", "x"], "given twice"),
+    ],
+)
+def test_mistakes_about_sheets_are_usage_errors_with_a_way_on(harness, hues, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    answer = harness("show", *arguments)
+    assert answer.code == 2
+    assert said in answer.err
+    assert answer.out == ""
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_file_that_cannot_be_written_is_a_usage_error(harness, hues, tmp_path, monkeypatch):
+    def refused(self, path, **_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image.Image, "save", refused)
+    answer = harness("show", "hues", "--sheet", tmp_path / "x.png")
+    assert answer.code == 2
+    assert f"cannot write {tmp_path / 'x.png'}: Permission denied" in answer.err
+    assert not list(tmp_path.glob("*x.png*"))
+
+
+def test_the_help_says_what_is_done_if_nothing_is_said(harness):
+    from harness.report.dataset_sheets import DEFAULT_IMAGES, DEFAULT_VIEW
+
+    words = " ".join(harness("show", "--help").out.split())
+    assert f"{DEFAULT_VIEW.text} if not given" in words
+    assert f"{DEFAULT_IMAGES} if not given" in words

@@ -1,6 +1,7 @@
 """A Python user's own module as a Model: what it gives, that it stays the user's, and what is refused."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -248,3 +249,12 @@ def test_wants_beyond_the_claims_are_refused():
     for block in (3, -1):
         with pytest.raises(CapabilityError, match=f"block {block} "):
             check_want(card, OutputSpec(normed_tokens=frozenset({block})))
+
+
+def test_attention_is_refused_of_blocks_that_have_none():
+    card = info(capabilities=frozenset({Capability.TOKENS, Capability.ATTENTION}), attention_blocks=(2,))
+    check_want(card, OutputSpec(tokens=frozenset({0}), attention=frozenset({2})))
+    check_want(dataclasses.replace(card, attention_blocks=None), OutputSpec(attention=frozenset({0, 1, 2})))
+    with pytest.raises(CapabilityError, match="block 0 of model m has no attention") as caught:
+        check_want(card, OutputSpec(attention=frozenset({0, 2})))
+    assert caught.value.hint == "its blocks with attention are 2"

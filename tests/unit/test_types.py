@@ -263,6 +263,9 @@ def model_info(**changes: object) -> ModelInfo:
     return ModelInfo(**{**values, **changes})
 
 
+ATTENDS = {"capabilities": frozenset({Capability.LOGITS, Capability.ATTENTION})}
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -270,6 +273,10 @@ def model_info(**changes: object) -> ModelInfo:
         ({"capabilities": frozenset()}, "heads"),
         ({"num_classes": None}, "num_classes"),
         ({"capabilities": frozenset({Capability.LOGITS, Capability.CLASS_TOKEN})}, "class token"),
+        ({"attention_blocks": (0,)}, "attention_blocks"),
+        ({"attention_blocks": (), **ATTENDS}, "attention_blocks"),
+        ({"attention_blocks": (1, 2), **ATTENDS}, "its 2 blocks"),
+        ({"attention_blocks": (-1,), **ATTENDS}, "its 2 blocks"),
     ],
 )
 def test_a_model_must_not_contradict_its_claims(changes: dict[str, object], problem: str) -> None:

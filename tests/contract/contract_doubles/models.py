@@ -37,6 +37,14 @@ class GoodHeadless(GoodModel):
         raise CapabilityError("a headless model takes no intervention")
 
 
+class GoodAttendsLate(GoodModel):
+    """Has attention in its last block alone."""
+
+    def __init__(self, *, weights):
+        super().__init__(weights=weights)
+        self._info = replace(self._info, attention_blocks=(1,))
+
+
 # --- capabilities ---
 
 
@@ -69,6 +77,15 @@ class GivesUnclaimedLogits(GoodHeadless):
         full.__dict__ = {**self.__dict__, "_info": replace(self._info, heads=("head",), num_classes=SAMPLE.classes)}
         full._info = replace(full._info, capabilities=frozenset({Capability.LOGITS}))
         return full
+
+
+class GivesUnclaimedAttention(GoodAttendsLate):
+    def outputs(self, images, want):
+        card, self._info = self._info, replace(self._info, attention_blocks=None)
+        try:
+            return super().outputs(images, want)
+        finally:
+            self._info = card
 
 
 class WrapsBlockNumbers(GoodModel):
@@ -267,13 +284,18 @@ HEADLESS = replace(
     label_space=None,
 )
 
-REFERENCES = {"GoodModel": subject(GOOD), "GoodHeadless": subject(HEADLESS)}
+REFERENCES = {
+    "GoodModel": subject(GOOD),
+    "GoodHeadless": subject(HEADLESS),
+    **doubles_of(GOOD, GoodAttendsLate),
+}
 DOUBLES = {
     **doubles_of(
         GOOD,
         WrongPooledWidth,
         AttentionBeforeSoftmax,
         GivesMore,
+        GivesUnclaimedAttention,
         WrapsBlockNumbers,
         RoundsWithAttention,
         NormalisesByBatch,

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from harness.backbones.network import NetworkModel, map_tokens
 from harness.types import BlockTokens, Capability, ModelInfo, ModelOutputs, OutputSpec
-from harness_timm.wrapper import TimmModel
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-class ResNetModel(TimmModel):
+class ResNetModel(NetworkModel):
     """A ResNet of timm.
 
     Tokens of block i are the map that leaves stage i, a token a place in row-major order, without prefix; width and
@@ -45,27 +45,13 @@ class ResNetModel(TimmModel):
         last = len(_STAGES) - 1 if head else max(wanted, default=-1)
         x = net.maxpool(net.act1(net.bn1(net.conv1(pixels))))
         for i, name in enumerate(_STAGES[: last + 1]):
-            x = getattr(net, name)(self._enter(f"stage:{i}", x))
+            x = getattr(net, name)(self._enter_map(f"stage:{i}", x))
             if i in wanted:
-                tokens[i] = BlockTokens(prefix=_no_prefix(x), patches=_flat(x), grid=(x.shape[2], x.shape[3]))
-        pooled = net.forward_head(self._enter("pool", x), pre_logits=True) if head else None
+                tokens[i] = map_tokens(x)
+        pooled = net.forward_head(self._enter_map("pool", x), pre_logits=True) if head else None
         return ModelOutputs(
             logits={"head": net.fc(pooled).float()} if want.logits else {},
             pooled=pooled if want.pooled else None,
             tokens={i: tokens[i] for i in want.tokens},
             normed_tokens={i: tokens[i] for i in want.normed_tokens},
         )
-
-    def _enter(self, site: str, x: Tensor) -> Tensor:
-        if not self._interventions.at(site):
-            return x
-        _, patches, _ = self._interventions.apply(site, _no_prefix(x), _flat(x), (x.shape[2], x.shape[3]), None)
-        return patches.transpose(1, 2).reshape(x.shape)
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
-def _no_prefix(x: Tensor) -> Tensor:
-    return x.new_zeros(x.shape[0], 0, x.shape[1])

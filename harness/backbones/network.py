@@ -1,4 +1,4 @@
-"""What the wrapped timm networks of every family share: the card, the input, the device, the interventions."""
+"""What wrapped networks of every family share: the card, the input, the device, the interventions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from harness.adapters import check_want, model_input
+from harness.backbones.intervention import Interventions
 from harness.protocols import SiteTokens
-from harness.types import ModelInfo, ModelOutputs, OutputSpec
-from harness_timm.intervention import Interventions
+from harness.types import BlockTokens, ModelInfo, ModelOutputs, OutputSpec
 
 
-class TimmModel(ABC):
-    """A timm network as a :class:`~harness.protocols.Model` that supports interventions.
+class NetworkModel(ABC):
+    """A network as a :class:`~harness.protocols.Model` that supports interventions.
 
     ``net``: the network, put into eval mode and frozen here. ``sites``: where its tokens can be changed.
     ``droppable``: whether patches can be dropped there.
@@ -38,7 +38,7 @@ class TimmModel(ABC):
         check_want(self._info, want)
         return self._forward(model_input(images, self._info), want)
 
-    def to(self, device: torch.device | str) -> TimmModel:
+    def to(self, device: torch.device | str) -> NetworkModel:
         """Moves in place."""
         self.net.to(device)
         return self
@@ -52,3 +52,17 @@ class TimmModel(ABC):
     @abstractmethod
     def _forward(self, pixels: Tensor, want: OutputSpec) -> ModelOutputs:
         """One walk over the network, for normalised pixels and a want that has been checked."""
+
+    def _enter_map(self, site: str, x: Tensor) -> Tensor:
+        """A map (N, C, H, W) as it leaves ``site``, where interventions see it as :func:`map_tokens`."""
+        if not self._interventions.at(site):
+            return x
+        tokens = map_tokens(x)
+        _, patches, _ = self._interventions.apply(site, tokens.prefix, tokens.patches, tokens.grid, None)
+        return patches.transpose(1, 2).reshape(x.shape)
+
+
+def map_tokens(x: Tensor) -> BlockTokens:
+    """A map (N, C, H, W) as tokens: a patch (N, H*W, C) a place in row-major order, and no prefix."""
+    no_prefix = x.new_zeros(x.shape[0], 0, x.shape[1])
+    return BlockTokens(prefix=no_prefix, patches=x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.backbones.vision_transformer import TransformerModel
 from harness.errors import CapabilityError, ParameterError
 from harness.protocols import Model, SupportsIntervention
 from harness.types import Capability, OutputSpec
@@ -91,6 +92,32 @@ def test_distilled_heads_and_pooled(built, bare, pixels, normalised):
     close(outputs.logits["average"], net(normalised("distilled", images)))
     close(outputs.pooled, x[:, 0])
     assert built("distilled").info.prefix == ("cls", "dist")
+
+
+def test_the_second_token_of_a_distilled_network_can_be_one_of_shape(built, pixels, card):
+    plain, images = built("distilled"), pixels("distilled")
+    shape = TransformerModel(built("distilled").net, card("distilled"), second_token="shape")
+    assert shape.info.prefix == ("cls", "shape")
+    assert shape.info.heads == ("average", "cls", "shape")
+    want = OutputSpec(logits=True, pooled=True, normed_tokens=frozenset({11}))
+    expected, found = plain.outputs(images, want), shape.outputs(images, want)
+    assert list(found.logits) == ["average", "cls", "shape"]
+    for head, same in (("average", "average"), ("cls", "cls"), ("shape", "dist")):
+        assert torch.equal(found.logits[head], expected.logits[same])
+    assert torch.equal(found.pooled, expected.pooled)
+    assert torch.equal(found.normed_tokens[11].prefix, expected.normed_tokens[11].prefix)
+
+
+@pytest.mark.parametrize("name", ["", "cls", "average"])
+def test_the_second_token_has_a_name_of_its_own(built, card, name):
+    with pytest.raises(ParameterError, match="name of its own"):
+        TransformerModel(built("distilled").net, card("distilled"), second_token=name)
+
+
+def test_a_network_without_a_second_token_has_none_to_name(built, card):
+    assert built("plain").info.prefix == ("cls",)
+    with pytest.raises(ParameterError, match="'shape', but the network has no second token"):
+        TransformerModel(built("plain").net, card("plain"), second_token="shape")
 
 
 def test_attention_is_the_softmax_of_queries_and_keys(built, bare, pixels, normalised, kind):

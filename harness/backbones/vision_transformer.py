@@ -12,11 +12,12 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
+from harness.backbones.network import NetworkModel
+from harness.errors import ParameterError
 from harness.types import BlockAttention, BlockTokens, Capability, ModelInfo, ModelOutputs, OutputSpec
-from harness_timm.wrapper import TimmModel
 
 
-class TransformerModel(TimmModel):
+class TransformerModel(NetworkModel):
     """A VisionTransformer of timm.
 
     Tokens of block i are those that leave it; ``normed_tokens`` went through the network's ``norm``, which is the
@@ -30,10 +31,22 @@ class TransformerModel(TimmModel):
     drop patches: ``kept`` says which stay, and the ``grid`` of tokens further on is one row of them.
     """
 
-    def __init__(self, net: Any, card: ModelInfo) -> None:
-        """``card``: what is known without the network; the rest is read off here."""
+    def __init__(
+        self,
+        net: Any,
+        card: ModelInfo,
+        *,
+        second_token: str = "dist",  # noqa: S107  # a token of a transformer, no password
+    ) -> None:
+        """``card``: what is known without the network; the rest is read off here.
+
+        ``second_token`` names the second prefix token of a distilled network and the head that reads it: ``dist``, or
+        ``shape`` where it was distilled from a teacher of shapes (Naseer et al., arXiv 2105.10497). Raises
+        :class:`~harness.errors.ParameterError` for a name that is taken, or a network that has no such token.
+        """
         distilled = isinstance(net, VisionTransformerDistilled)
-        prefix = _prefix_names(net, distilled)
+        _check_second_token(card.name, second_token, distilled)
+        prefix = _prefix_names(net, second_token if distilled else None)
         blocks = len(net.blocks)
         sites = [f"block:{i}" for i in range(blocks)]
         if net.pos_embed is not None:
@@ -56,11 +69,11 @@ class TransformerModel(TimmModel):
             pooled_dim=net.num_features if pools else None,
             patch_size=_patch_size(net),
             prefix=prefix,
-            heads=() if not classes else ("average", "cls", "dist") if distilled else ("head",),
+            heads=() if not classes else ("average", "cls", second_token) if distilled else ("head",),
             capabilities=frozenset(capabilities | {capability for capability, holds in facts.items() if holds}),
         )
         super().__init__(net, info, sites=sites, droppable=True)
-        self._distilled = distilled
+        self._second_token = second_token if distilled else None
         self._grid: tuple[int, int] = tuple(net.patch_embed.grid_size)
 
     def _forward(self, pixels: Tensor, want: OutputSpec) -> ModelOutputs:
@@ -126,11 +139,11 @@ class TransformerModel(TimmModel):
 
     def _head(self, x: Tensor, want: OutputSpec) -> tuple[Mapping[str, Tensor], Tensor | None]:
         net = self.net
-        pooled = net.head_drop(x[:, 0]) if self._distilled else net.forward_head(x, pre_logits=True)
+        pooled = net.forward_head(x, pre_logits=True) if self._second_token is None else net.head_drop(x[:, 0])
         logits: dict[str, Tensor] = {}
-        if want.logits and self._distilled:
-            by_class, by_distillation = net.head(pooled).float(), net.head_dist(net.head_drop(x[:, 1])).float()
-            logits = {"average": (by_class + by_distillation) / 2, "cls": by_class, "dist": by_distillation}
+        if want.logits and self._second_token is not None:
+            by_class, by_second = net.head(pooled).float(), net.head_dist(net.head_drop(x[:, 1])).float()
+            logits = {"average": (by_class + by_second) / 2, "cls": by_class, self._second_token: by_second}
         elif want.logits:
             logits = {"head": net.head(pooled).float()}
         return logits, pooled if want.pooled else None
@@ -158,10 +171,17 @@ class TransformerModel(TimmModel):
                 layer.fused_attn = fused[i]
 
 
-def _prefix_names(net: Any, distilled: bool) -> tuple[str, ...]:
+def _check_second_token(model: str, name: str, distilled: bool) -> None:
+    if not distilled and name != "dist":
+        raise ParameterError(f"model {model}: second_token is {name!r}, but the network has no second token")
+    if name in ("", "average", "cls"):
+        raise ParameterError(f"model {model}: second_token must be a name of its own, not {name!r}")
+
+
+def _prefix_names(net: Any, second_token: str | None) -> tuple[str, ...]:
     names = ["cls"] if net.cls_token is not None else []
-    if distilled:
-        names.append("dist")
+    if second_token is not None:
+        names.append(second_token)
     registers = net.num_prefix_tokens - len(names)
     return (*names, *(f"register{i}" for i in range(registers)))
 

@@ -64,4 +64,4 @@ class Interventions:
                 hint="an intervention that drops patches says in kept, (N, K), which are left",
             )
         if count != given.patches.shape[1] and not self._droppable:
-            raise CapabilityError(f"model {self._model} needs every patch at {site}: a convolution has no gaps")
+            raise CapabilityError(f"model {self._model} needs every patch at {site}; none can be dropped there")
