@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from harness.planning import Precision, RunPlan, build_plan
 from harness.progress import NoProgress, Progress
 from harness.records import RecordStore, load_records
 from harness.request import Asked
-from harness.types import JSONValue, Kind, ResultRecord, SummaryRecord, View
+from harness.types import JSONValue, Kind, LevelSpec, ResultRecord, SummaryRecord, View
 from harness.weights import WeightsChoice, parse_weights
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class RunResult:
     """What a run gave, in the order of the plan.
 
     ``records`` hold every cell that has a number or a reason why it has none, ``reused`` of them from before.
-    ``failures`` are cells without a record. ``path`` is the output folder, with outcomes per image.
+    ``failures`` are cells without a record. ``path`` is the output folder, with outcomes per image. ``headlines`` gives
+    the metric that stands for a probe, ``levels`` the strength axis of a perturbation, each by name.
     """
 
     records: tuple[ResultRecord, ...]
@@ -89,6 +90,7 @@ class RunResult:
     path: Path
     reused: int
     headlines: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, LevelSpec] = field(default_factory=dict)
     # Keeps the folder of a run without ``out`` alive as long as its result.
     _folder: _OwnFolder | None = field(default=None, repr=False)
 
@@ -117,6 +119,21 @@ class RunResult:
         except ImportError as error:
             raise UsageError("to_pandas() needs pandas", hint="pip install pandas, or use to_rows()") from error
         return pd.DataFrame(self.to_rows())
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the result into ``path``, a PNG, SVG or PDF by its ending, replacing what is there.
+
+        A panel per dataset, probe, row of its headline metric and perturbation: accuracy in percent over the realised
+        information loss in percent (over the level where none is recorded), a line per model, 95 % intervals, chance
+        level; without levels a row of dots and bars per model. For the figure itself, or for records of several runs,
+        call :func:`harness.report.curves.draw_curves`.
+
+        Raises :class:`UsageError` for another ending or a folder that cannot be written to, where there is nothing to
+        draw, and for more panels than fit on a page.
+        """
+        from harness.report.curves import save_curves
+
+        save_curves(self.records, self.headlines, path, self.levels)
 
     def __repr__(self) -> str:
         from harness.report.tables import record_tables, summary_tables
@@ -221,10 +238,16 @@ def run_asked(
     shard: tuple[int, int] | None = None,
     options: RunOptions | None = None,
     progress: Progress | None = None,
+    planned: Callable[[RunPlan], None] | None = None,
 ) -> RunResult:
-    """:func:`run` for arguments that are already gathered. ``shard`` (i, n) counts from 1."""
+    """:func:`run` for arguments that are already gathered. ``shard`` (i, n) counts from 1.
+
+    ``planned`` is called with the plan before anything is loaded or written; what it raises ends the run.
+    """
     whole = plan_asked(bench, asked)
     part = whole if shard is None else whole.shard(shard[0] - 1, shard[1])
+    if planned is not None:
+        planned(part)
     folder = None
     if out is None:
         folder = _OwnFolder()
@@ -267,6 +290,7 @@ def run_asked(
         path=Path(out),
         reused=sum(cell.key in before for cell in part.cells),
         headlines=part.headlines,
+        levels=part.levels,
         _folder=folder,
     )
     _report(observers.notify_run_finished(result), progress)

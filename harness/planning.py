@@ -22,7 +22,7 @@ from harness.components import (
 from harness.errors import CapabilityError, DataError, UsageError
 from harness.protocols import Dataset
 from harness.sampling import limit_count, stratified
-from harness.types import Cell, DatasetRef, JSONValue, OutputSpec, ResolvedRef, Seeds, View, digest
+from harness.types import Cell, DatasetRef, JSONValue, LevelSpec, OutputSpec, ResolvedRef, Seeds, View, digest
 from harness.weights import WeightsChoice
 
 if TYPE_CHECKING:
@@ -165,6 +165,12 @@ class RunPlan:
     passes: tuple[Pass, ...]
     headlines: Mapping[str, str] = field(default_factory=dict)
     """The metric that tables show first, by probe name."""
+
+    @property
+    def levels(self) -> Mapping[str, LevelSpec]:
+        """The strength axis of every perturbation that is run and has one, by name."""
+        planned = (cell for walk in self.passes for cell in walk.cells)
+        return {cell.cell.perturbation.name: spec for cell in planned if (spec := cell.perturbation.level) is not None}
 
     @property
     def not_applicable(self) -> tuple[Cell, ...]:

@@ -34,18 +34,24 @@ def test_the_transcript_is_what_the_command_prints(tmp_path):
     done = run([str(COMMAND), *shlex.split(line.removeprefix("$ harness "))], tmp_path)
     assert done.returncode == 0, done.stderr
     assert numberless(done.stdout) == numberless(expected)
+    # Another processor rounds features differently, and few-shot decisions near a boundary follow.
+    for found, told in zip(numbers(done.stdout), numbers(expected), strict=True):
+        assert abs(found - told) < 2.0
 
 
 def numberless(text: str) -> list[str]:
-    """Lines without spaces and percentages: those of random weights follow the version of torch and the processor."""
     return [" ".join(re.sub(r"\d+\.\d", "#", line).split()) for line in text.splitlines() if line.strip()]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+\.\d", text)]
 
 
 def test_the_python_block_runs(tmp_path):
     (block,) = blocks("python")
     done = run([sys.executable, "-c", block], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"0\.\d\d in \[0\.\d\d, 0\.\d\d\] over 100 images; untrained: True\n", done.stdout)
+    assert re.fullmatch(r"0\.\d\d in \[0\.\d\d, 0\.\d\d\] over 100 images; untrained: False\n", done.stdout)
 
 
 def commands() -> list[list[str]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Look here instead.")
 @json_option
 def cache(action: str, yes: bool, cache_dir: Path | None, as_json: bool) -> int:
-    """Show or clear what runs keep: feature tables, and the digests of weight files. Both are made again when needed.
+    """Show or clear what is kept: feature tables, digests of weight files, contact sheets; all are made anew at need.
 
     Downloaded weights lie in the hub's own cache and are left alone; harness doctor says where.
 
@@ -55,22 +55,24 @@ def contents(folder: Path) -> dict[str, JSONValue]:
     from harness.feature_cache import FeatureCache
 
     tables, table_bytes = FeatureCache(folder / "features").statistics()
-    digests = _digests(folder)
+    digests, sheets = _digests(folder), _sheets(folder)
     return {
         "folder": str(folder),
         "feature_tables": tables,
         "feature_bytes": table_bytes,
         "digests": len(digests),
         "digest_bytes": sum(file.stat().st_size for file in digests),
+        "sheets": len(sheets),
+        "sheet_bytes": sum(file.stat().st_size for file in sheets),
     }
 
 
 def clear(folder: Path) -> None:
-    """Remove feature tables and digests, nothing else that may lie in the folder."""
+    """Remove feature tables, digests and contact sheets, nothing else that may lie in the folder."""
     from harness.feature_cache import FeatureCache
 
     FeatureCache(folder / "features").clear()
-    for file in _digests(folder):
+    for file in (*_digests(folder), *_sheets(folder)):
         file.unlink(missing_ok=True)
 
 
@@ -78,8 +80,15 @@ def _digests(folder: Path) -> list[Path]:
     return sorted((folder / "digests").glob("*.json"))
 
 
+def _sheets(folder: Path) -> list[Path]:
+    return sorted((folder / "sheets").glob("*.png"))
+
+
 def _confirmed(found: dict[str, JSONValue]) -> bool:
-    what = f"{found['feature_tables']} feature tables and {found['digests']} digests in {found['folder']}"
+    what = (
+        f"{found['feature_tables']} feature tables, {found['digests']} digests and {found['sheets']} contact sheets "
+        f"in {found['folder']}"
+    )
     if not sys.stdin.isatty():
         raise UsageError(f"cannot ask whether to remove {what}: this is no terminal", hint="harness cache clear --yes")
     return click.confirm(f"Remove {what}?", err=True)
@@ -95,6 +104,7 @@ def _show(found: dict[str, JSONValue], *, cleared: bool) -> None:
         for label, count, size in (
             ("feature tables", "feature_tables", "feature_bytes"),
             ("digests of weight files", "digests", "digest_bytes"),
+            ("contact sheets", "sheets", "sheet_bytes"),
         )
     )
     title = f"{found['folder']}{': removed' if cleared else ''}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from harness.cli.options import open_workbench, print_json, setup_options
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
     from harness.api import RunResult, Workbench
@@ -88,6 +88,12 @@ _OUTPUT = (
     click.option("-n", "--dry-run", is_flag=True, help="Print cells, passes and forward counts; run nothing."),
     click.option("--estimate", is_flag=True, help="Time a few batches and say what the run would cost."),
     click.option("--json", "as_json", is_flag=True, help="Print records as JSON lines."),
+    click.option(
+        "--plot",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Draw curves of the results into a .png, .svg or .pdf; replaces what is there.",
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no notes."),
 )
 
@@ -111,6 +117,7 @@ def run(**given: Any) -> int:
       harness run -m resnet50,vit_s16 -p patchdrop_random@all --probe top1 --data PHOTOS
       harness run -m 'deit_*' --weights random -p patchdrop_random:grid=7@0.25,0.5 -d digits
     """
+    _check_plot(given)
     bench = open_workbench(given["registry_files"], given["no_plugin"], given["strict_plugins"])
     asked = _asked(given)
     options = _run_options(given)
@@ -129,9 +136,41 @@ def run(**given: Any) -> int:
         shard=_shard(given["shard"]),
         options=options,
         progress=default_progress(quiet=given["quiet"]),
+        planned=None if given["plot"] is None else _require_few_panels,
     )
     _print_result(result, as_json=given["as_json"], quiet=given["quiet"])
-    return result.exit_code
+    drawn = given["plot"] is None or _plot(result, given["plot"], quiet=given["quiet"])
+    return result.exit_code if drawn else 1
+
+
+def _check_plot(given: dict[str, Any]) -> None:
+    """What is wrong with ``--plot`` is said before a long run, not after it."""
+    if given["plot"] is None:
+        return
+    for flag in ("dry_run", "estimate"):
+        if given[flag]:
+            raise UsageError(f"--{flag.replace('_', '-')} runs nothing, so that there is nothing to --plot")
+    from harness.report.curves import check_picture
+
+    check_picture(given["plot"], made=given["out"])
+
+
+def _require_few_panels(plan: RunPlan) -> None:
+    from harness.report.panels import least_panels, require_few
+
+    require_few(least_panels(cell.as_dict() for cell in plan.cells if cell.not_applicable is None))
+
+
+def _plot(result: RunResult, path: Path, *, quiet: bool) -> bool:
+    """Draw the result; False where that failed, which costs nobody the records."""
+    try:
+        result.plot(path)
+    except HarnessError as error:
+        click.echo(f"warning: no picture was drawn: {error}", err=True)
+        return False
+    if not quiet:
+        click.echo(f"picture: {path}", err=True)
+    return True
 
 
 def _asked(given: dict[str, Any]) -> Asked:

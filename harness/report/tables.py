@@ -50,12 +50,19 @@ def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str])
     return tables
 
 
-def _tables_of_group(records: Sequence[ResultRecord], headlines: Mapping[str, str], labels: Labels) -> list[Table]:
+def headline_metric(records: Sequence[ResultRecord], headlines: Mapping[str, str]) -> str | None:
+    """The metric to show of ``records`` of one probe: its headline, else the first that they give; None without any."""
     given = list(dict.fromkeys(row.metric for record in records for row in record.measurements))
     if not given:
-        return []
+        return None
     headline = headlines.get(records[0].cell["probe"])
-    metric = headline if headline in given else given[0]
+    return headline if headline in given else given[0]
+
+
+def _tables_of_group(records: Sequence[ResultRecord], headlines: Mapping[str, str], labels: Labels) -> list[Table]:
+    metric = headline_metric(records, headlines)
+    if metric is None:
+        return []
     columns: dict[tuple[str, str], None] = {}
     for record in records:
         for row in record.measurements:

@@ -16,8 +16,8 @@ from harness.errors import WeightsError
 from harness.types import ModelInfo
 from harness.weights import WeightsChoice, file_digest, identify, load_strict, read_state_dict
 from harness_mini.cards import shipped_digest, weights_file
-from harness_mini.lessons import MEAN, STD
 from harness_mini.networks import NETWORKS, build
+from harness_mini.training.lessons import MEAN, STD
 from harness_mini.zoo import VIEW, entries
 
 

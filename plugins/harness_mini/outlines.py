@@ -182,4 +182,4 @@ OUTLINES: dict[str, Distance] = {
     "shard": _polygon([(-0.9, -0.3), (0.5, -0.8), (0.8, 0.3), (-0.2, 0.7)]),
     "bean": _bean,
 }  # fmt: skip
-"""Every outline by its name: negative inside; in some of the joints of discs a bound of the distance, of the right sign."""
+"""Signed distances by name, exact for discs and polygons; where such are joined or cut, and for the pebble, a bound."""

@@ -46,7 +46,7 @@ class Scenes:
     ``figure`` places the outline, ``tile`` its texture, whose two colours are ``figure_colours`` (N, 2, 3).
     ``ground`` places the smooth noise between ``ground_colours`` (N, 2, 3). ``clutter`` (N, K) places pieces of
     ``clutter_outline`` with ``clutter_colour`` (N, K, 3) and opacity ``clutter_opacity`` of 256. Light falls along
-    ``light_angle`` and changes brightness by up to ``light_strength`` of 256 towards either end. ``grain_x``,
+    ``light_angle`` and changes brightness by ``light_strength`` of 256 at the middle of either side. ``grain_x``,
     ``grain_y`` place the sensor noise, of ``grain_strength`` grey levels. ``style`` (N,) picks a style texture.
     """
 

@@ -164,7 +164,7 @@ def _basket(x: Field, y: Field) -> Field:
 
 
 def _pinwheels(x: Field, y: Field) -> Mask:
-    # The first half of every quarter turn. An arctangent's last bit, which machines disagree on, would decide diagonals.
+    # The first half of every quarter turn, without an arctangent, whose last bit differs between machines.
     dx, dy = _centred(x), _centred(y)
     flat, steep = np.abs(dy) < np.abs(dx), np.abs(dy) > np.abs(dx)
     return np.where(dx * dy > 0, flat, steep)

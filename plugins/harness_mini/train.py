@@ -23,13 +23,13 @@ from harness.errors import HarnessError, WeightsError
 from harness.stats import wilson
 from harness.types import JSONValue
 from harness.weights import load_strict, read_state_dict
-from harness_mini.cards import read_card, weights_file, write_card
-from harness_mini.lessons import accuracy, heads, load, to_device, whole
+from harness_mini.cards import card_file, read_card, weights_file, write_card
 from harness_mini.networks import NETWORKS, build
-from harness_mini.objectives import Labels, Objective, SelfDistillation, SoftDistillation
-from harness_mini.optimiser import Muon
-from harness_mini.recipes import Recipe, digest, recipe_of
 from harness_mini.shapes_dataset import Shapes
+from harness_mini.training.lessons import accuracy, heads, load, to_device, whole
+from harness_mini.training.objectives import Labels, Objective, SelfDistillation, SoftDistillation
+from harness_mini.training.optimiser import Muon
+from harness_mini.training.recipes import Recipe, digest, recipe_of
 
 CHECKPOINT_EVERY = 200
 """Steps between two checkpoints."""
@@ -328,17 +328,22 @@ def main(names: tuple[str, ...], seed: int | None, out: Path, device: str, threa
             torch.set_num_threads(threads)
         chosen = _device(device)
         out.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            recipe = recipe_of(name) if seed is None else dataclasses.replace(recipe_of(name), seed=seed)
-            _train_one(name, recipe, Session(out=out, device=chosen), again=again)
+        # A name that has no recipe is told before the first of the others is trained.
+        recipes = {name: recipe_of(name) for name in names}
+        for name, recipe in recipes.items():
+            seeded = recipe if seed is None else dataclasses.replace(recipe, seed=seed)
+            _train_one(name, seeded, Session(out=out, device=chosen), again=again)
     except HarnessError as error:
-        raise click.ClickException(str(error)) from error
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
 
 
 def _train_one(name: str, recipe: Recipe, session: Session, *, again: bool) -> None:
     first = recipe.seed == recipe_of(name).seed
-    file = weights_file(name if first else f"{name}.seed{recipe.seed}", session.out)
-    if file.exists() and not again:
+    stem = name if first else f"{name}.seed{recipe.seed}"
+    file = weights_file(stem, session.out)
+    # Weights without a card are those of a run that was killed while it measured them.
+    if file.exists() and card_file(stem, session.out).exists() and not again:
         click.echo(f"{name}: {file} is there already; --again trains it anew", err=True)
         return
     began = time.monotonic()

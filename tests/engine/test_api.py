@@ -12,7 +12,7 @@ import torch
 from engine_doubles import plugin
 from engine_doubles.data import pictures
 from engine_doubles.models import CLASSES, SPACE, VIEW, TinyModel, TinyNet
-from engine_doubles.perturbations import Dimmed, Speckled
+from engine_doubles.perturbations import SHARE, Dimmed, Speckled
 from engine_doubles.probes import BreakingProbe, CentroidProbe, HeadProbe, PixelProbe
 
 import harness
@@ -119,6 +119,29 @@ def test_a_frame_without_pandas_says_what_to_do(monkeypatch):
     with pytest.raises(UsageError, match="needs pandas") as caught:
         result.to_pandas()
     assert "to_rows()" in caught.value.hint
+
+
+def test_a_result_draws_itself(tmp_path):
+    result = run(model="tiny", perturb=["none", "dimmed@0.25,0.5"], probe="toy_head")
+    assert result.levels == {"dimmed": SHARE}
+    result.plot(str(tmp_path / "curves.png"))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="must end in"):
+        result.plot(tmp_path / "curves")
+
+
+def test_a_caller_may_look_at_the_plan_before_anything_is_built(tmp_path):
+    from harness.api import run_asked
+    from harness.request import Asked
+
+    def refuse(plan):
+        assert [cell.model.name for cell in plan.cells] == ["tiny"]
+        raise UsageError("too much")
+
+    asked = Asked(models=("tiny",), datasets=(tints(),), probes=("pixels",), perturbations=("none",))
+    with pytest.raises(UsageError, match="too much"):
+        run_asked(SETUP.open(), asked, out=tmp_path / "out", planned=refuse)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_repr_is_the_tables():

@@ -169,6 +169,99 @@ def test_fail_fast(harness):
     assert (answer.code, answer.out) == (1, "")
 
 
+# --- pictures
+
+SWEEP = (*TINY, "--probe", "toy_head", "-p", "dimmed@0.25,0.5")
+
+
+def test_a_picture_is_drawn_beside_the_tables(harness, tmp_path):
+    answer = harness(*SWEEP, "--plot", "curves.png")
+    assert answer.code == 0
+    assert answer.out == harness(*SWEEP).out
+    assert answer.err.splitlines()[-1] == "picture: curves.png"
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_shows_what_was_recorded(harness, tmp_path, monkeypatch):
+    from harness.report import curves
+
+    figures = []
+    draw = curves.draw_curves
+    monkeypatch.setattr(curves, "draw_curves", lambda *given: figures.append(draw(*given)) or figures[-1])
+    answer = harness(*SWEEP, "-p", "speckled@0.1,0.3", "--json", "--plot", "curves.svg")
+    assert answer.code == 0
+    by_cell = {
+        (raw["cell"]["perturbation"], raw["cell"]["level"]): 100 * raw["measurements"][0]["value"]
+        for raw in answer.records
+    }
+    (dimmed, speckled) = figures[0].axes
+    assert dimmed.lines[0].get_xydata().tolist() == [
+        [0, pytest.approx(by_cell["none", None])],
+        [25, pytest.approx(by_cell["dimmed", 0.25])],
+        [50, pytest.approx(by_cell["dimmed", 0.5])],
+    ]
+    assert speckled.lines[0].get_ydata().tolist() == [pytest.approx(by_cell["speckled", x]) for x in (0.1, 0.3)]
+    assert speckled.get_xlabel() == "sigma"
+    assert (tmp_path / "curves.svg").is_file()
+
+
+def test_a_picture_may_lie_in_the_folder_that_the_run_makes(harness, tmp_path):
+    answer = harness(*SWEEP, "-o", "new", "--plot", "new/curves.pdf", "-q")
+    assert (answer.code, answer.err) == (0, "")
+    assert (tmp_path / "new" / "curves.pdf").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--plot", "curves.jpg"), "must end in .png, .svg or .pdf"),
+        (("--plot", "nowhere/curves.png"), "there is no folder nowhere"),
+        (("--plot", "curves.png", "--dry-run"), "--dry-run runs nothing"),
+        (("--plot", "curves.png", "--estimate"), "--estimate runs nothing"),
+        (
+            (
+                "--plot",
+                "curves.png",
+                "-p",
+                "holed,muffled,guided",
+                "--probe",
+                "centroid:shots=1,centroid:shots=2,pixels",
+            ),
+            "at most 12 panels, this one would need 16",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_picture_is_said_before_the_run(harness, tmp_path, given, words):
+    answer = harness(*SWEEP, *given)
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+    assert models.built == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_picture_that_fails_costs_no_results(harness, tmp_path, monkeypatch):
+    from harness.errors import UsageError
+    from harness.report import curves
+
+    def full(*given):
+        raise UsageError("cannot write curves.png: No space left on device")
+
+    monkeypatch.setattr(curves, "save_curves", full)
+    answer = harness(*SWEEP, "--plot", "curves.png", "-q")
+    assert answer.code == 1
+    assert answer.err == "warning: no picture was drawn: cannot write curves.png: No space left on device\n"
+    assert "retention" in answer.out
+    assert len(load_records(tmp_path / "runs")) == 3
+
+
+def test_without_a_number_there_is_no_picture(harness, tmp_path):
+    answer = harness("run", "-m", "elsew*", "-d", "tints", "--probe", "toy_head", "--plot", "curves.png")
+    assert answer.code == 1
+    assert "not applicable" in answer.out
+    assert "warning: no picture was drawn: there is nothing to draw" in answer.err
+    assert not (tmp_path / "curves.png").exists()
+
+
 # --- plans, estimates, shards
 
 
@@ -254,14 +347,15 @@ def harness_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[s
         "import sys\n"
         "from harness.cli import main\n"
         "try:\n    main(sys.argv[1:])\n"
-        "finally:\n    print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)), file=sys.stderr)"
+        "finally:\n"
+        "    print(sorted({'torch', 'timm', 'torchvision', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
     )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=cwd
     )
 
 
-def test_a_dry_run_imports_neither_torch_nor_timm(tmp_path):
+def test_a_dry_run_imports_neither_torch_nor_timm_nor_matplotlib(tmp_path):
     found = harness_process(
         "run", "-m", "vit_b16,resnet50", "-p", "patchdrop_random@all", "--probe", "fewshot", "-d", "digits",
         "--weights", "random", "--dry-run", cwd=tmp_path,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from harness import list_entries
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,6 +25,10 @@ def test_the_wheel_holds_the_core_the_plugins_and_the_registry_and_nothing_else(
     text = zipfile.ZipFile(wheel).read("harness/registry.yaml").decode()
     assert text == (ROOT / "registry.yaml").read_text()
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    models = {row.name for row in list_entries("model") if "embedded" in row.tags}
+    shipped = {Path(name).stem for name in names if name.startswith("harness_mini/weights/") and ".safetensors" in name}
+    cards = {Path(name).stem for name in names if name.startswith("harness_mini/weights/") and ".json" in name}
+    assert models == shipped == cards
 
 
 def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
@@ -47,26 +53,10 @@ def test_the_installed_command_lists_and_runs(installed, tmp_path):
     listed = installed.run("list", "models", "--json", command="harness")
     assert listed.returncode == 0, listed.stderr
     assert "vit_b16" in {row["name"] for row in json.loads(listed.stdout)}
-    ran = installed.run(
-        "run",
-        "-m",
-        "resnet18",
-        "--weights",
-        "random",
-        "--probe",
-        "fewshot:shots=1",
-        "--view",
-        "resize=32,crop=32",
-        "-L",
-        "20",
-        "--json",
-        "-o",
-        str(tmp_path / "out"),
-        command="harness",
-    )
+    ran = installed.run("run", "-L", "20", "--json", "-o", str(tmp_path / "out"), command="harness")
     assert ran.returncode == 0, ran.stderr
     (record,) = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert record["cell"]["weights"].startswith("random:")
+    assert record["cell"]["weights"].startswith("embedded:vit_mini:")
     assert record["measurements"][0]["n"] == 20
 
 
@@ -95,23 +85,7 @@ def test_a_plain_pip_install_on_a_fresh_machine_runs(wheel, tmp_path):
     )
     assert installed.returncode == 0, installed.stderr
     ran = subprocess.run(
-        [
-            str(folder / "bin/harness"),
-            "run",
-            "-m",
-            "resnet18",
-            "--weights",
-            "random",
-            "--probe",
-            "fewshot:shots=1",
-            "--view",
-            "resize=32,crop=32",
-            "-L",
-            "20",
-            "--json",
-            "-o",
-            str(tmp_path / "out"),
-        ],
+        [str(folder / "bin/harness"), "run", "-L", "20", "--json", "-o", str(tmp_path / "out")],
         env=environment | {"HARNESS_CACHE_DIR": str(tmp_path / "cache")},
         cwd=tmp_path,
         capture_output=True,

@@ -16,9 +16,9 @@ Compares = Literal["architectures", "checkpoints"]
 class Prediction:
     """A finding of a paper as a difference between two numbers on the generated images.
 
-    ``name`` is that of its measurement in :mod:`harness_mini.findings`. ``first`` less ``second`` is predicted to be
-    ``greater`` or ``less`` than zero. ``architectures`` need three training seeds of either side, and their interval
-    is over seeds; ``checkpoints`` are told apart on the same images, and their interval is over images.
+    ``name`` is that of its measurement in :mod:`harness_mini.study.findings`. ``first`` less ``second`` is predicted
+    to be ``greater`` or ``less`` than zero. ``architectures`` need three training seeds of either side, and their
+    interval is over seeds; ``checkpoints`` are told apart on the same images, and their interval is over images.
     """
 
     name: str

@@ -63,12 +63,14 @@ def decisions(model: Model, images: Images, change: Change | None = None, head: 
 def labels(images: Images, column: str | None = None) -> Values:
     """Labels of every image, (N,): the class, or those of a column."""
     parts = [batch.labels if column is None else batch.columns[column] for batch in images.batches()]
-    return np.asarray(torch.cat(parts).numpy(), dtype=np.float64)
+    found: Values = torch.cat(parts).double().numpy()
+    return found
 
 
 def correct(model: Model, images: Images, change: Change | None = None, head: str | None = None) -> Values:
     """1 where the decision is the label, else 0, (N,)."""
-    return (decisions(model, images, change, head) == labels(images)).astype(np.float64)
+    right = decisions(model, images, change, head) == labels(images)
+    return np.asarray(right, dtype=np.float64)
 
 
 # --- changes of the images -------------------------------------------------------------------------------------------
@@ -82,10 +84,10 @@ def cells_blackened(dropped: Tensor, images: Tensor) -> Tensor:
 
 def most(saliency: Tensor, mass: float) -> Tensor:
     """The smallest sets that hold ``mass`` of ``saliency`` (N, K), the crossing cell included (protocols 1.6)."""
-    order = saliency.double().argsort(dim=1, descending=True, stable=True)
-    ordered = saliency.double().gather(1, order)
-    before = ordered.cumsum(dim=1) - ordered
-    return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, before < mass * ordered.sum(dim=1, keepdim=True))
+    order = saliency.double().argsort(dim=1, stable=True)
+    held = saliency.double().gather(1, order).cumsum(dim=1)
+    # From the least salient cell on: at either end rounding then neither adds a cell nor loses one.
+    return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, held > (1 - mass) * held[:, -1:])
 
 
 def fewest(saliency: Tensor, counts: Tensor) -> Tensor:
@@ -118,7 +120,8 @@ def _impulse_noise(batch: ImageBatch) -> Tensor:
 
 def _brightness(batch: ImageBatch) -> Tensor:
     value = batch.images.amax(dim=1, keepdim=True)
-    return batch.images * ((value + 0.3).clamp(max=1) / value.clamp(min=1e-6))
+    brighter = (value + 0.3).clamp(max=1)
+    return torch.where(value > 0, batch.images * (brighter / value), brighter)
 
 
 def _contrast(batch: ImageBatch) -> Tensor:
@@ -128,8 +131,11 @@ def _contrast(batch: ImageBatch) -> Tensor:
 
 def _pixelate(batch: ImageBatch) -> Tensor:
     side = int(SIDE_PX * 0.4)
-    small = torch.nn.functional.interpolate(batch.images, size=(side, side), mode="area")
-    return torch.nn.functional.interpolate(small, size=(SIDE_PX, SIDE_PX), mode="nearest")
+    # A pixel belongs to the box that its centre lies in, on the way down and on the way up.
+    box = ((torch.arange(SIDE_PX) + 0.5) * side / SIDE_PX).long()
+    member = torch.nn.functional.one_hot(box, side).to(batch.images.dtype)
+    blur = member @ (member / member.sum(dim=0)).T
+    return blur @ batch.images @ blur.T
 
 
 CORRUPTIONS: dict[str, Change] = {

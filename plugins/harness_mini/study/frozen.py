@@ -1,4 +1,4 @@
-"""``python -m harness_mini.frozen``: digests of generator, recipes and predictions, as they stood before evaluation."""
+"""``python -m harness_mini.study.frozen``: digests of generator, recipes and predictions, taken before evaluation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.types import JSONValue
-from harness_mini import outlines, predictions, textures
-from harness_mini.recipes import RECIPES, digest
+from harness_mini import outlines, textures
 from harness_mini.scenes import draw
 from harness_mini.shapes_dataset import GENERATOR_VERSION
+from harness_mini.study import predictions
+from harness_mini.training.recipes import RECIPES, digest
 
 FILE = Path(__file__).with_name("frozen.json")
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from harness import rng
 from harness.types import ImageBatch
-from harness_mini.lessons import (
+from harness_mini.training.lessons import (
     CELLS,
     Lesson,
     final_tokens,
@@ -23,7 +23,7 @@ from harness_mini.lessons import (
     window,
     window_about_object,
 )
-from harness_mini.recipes import Recipe
+from harness_mini.training.recipes import Recipe
 
 
 class Objective(Protocol):

@@ -1,0 +1,1 @@
+"""What reproduces: predictions written down beforehand, measurements, and verdicts."""
