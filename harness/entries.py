@@ -75,8 +75,17 @@ class ModelEntry(Entry):
     @property
     def embedded_name(self) -> str:
         """What names embedded weights: entry and version, and the start of their digest where it is told."""
-        name = f"{self.name}:{self.version}"
-        return name if self.embedded_sha256 is None else f"{name}:{self.embedded_sha256[:16]}"
+        return embedded_name(self.name, self.version, self.embedded_sha256)
+
+
+def embedded_name(entry: str, version: int, sha256: str | None) -> str:
+    """The name of embedded weights in a record's key: entry, version, and the first 16 digits of their digest.
+
+    >>> embedded_name("vit_mini", 1, None)
+    'vit_mini:1'
+    """
+    name = f"{entry}:{version}"
+    return name if sha256 is None else f"{name}:{sha256[:16]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,7 @@ def identify(choice: WeightsChoice, *, use: str, tag: str | None = None, embedde
         versions = ":".join(f"{name}-{importlib.metadata.version(name)}" for name in ("torch", "timm"))
         return WeightsInfo(
             origin="random",
-            identity=f"random:{tag or embedded or use}:{choice.seed}:{versions}",
+            identity=f"random:{tag or use}:{choice.seed}:{versions}",
             source=f"random initialisation, seed {choice.seed}",
         )
     if tag is not None:

@@ -11,6 +11,7 @@ from harness.cli.names import SECTIONS, component_kind, kind_of, names_of
 from harness.cli.options import json_option, kind_named, open_catalog, print_json, setup_options
 from harness.cli.plugins import plugin_fields
 from harness.cli.sheets import SheetOptions, plan_sheet, sheet_options
+from harness.entries import embedded_name
 from harness.errors import RegistryError, UsageError
 from harness.grammar import parse_selector
 from harness.naming import did_you_mean
@@ -127,7 +128,8 @@ def _weights(described: Mapping[str, Any]) -> JSONValue:
 
     tag_param = described["facts"]["tag_param"]
     if tag_param is None:
-        name = f"{described['use']}:{described['version']}"
+        digest = described["facts"]["embedded_sha256"]
+        name = embedded_name(described["use"], described["version"], digest)
         return {"tag": None, "identity": identify(WeightsChoice(), use=name, embedded=name).identity, "cached": None}
     (row,) = (row for row in described["parameters"] if row["name"] == tag_param)
     tag = row.get("preset", row["default"])

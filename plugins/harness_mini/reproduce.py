@@ -54,9 +54,9 @@ def _cue_row(study: Study, name: str, seed: int, head: str) -> dict[str, JSONVal
         "head": head,
         **alone,
         "coverage": usual.coverage,
-        "low": usual.interval.low,
-        "high": usual.interval.high,
-        "bias": {f"{contrast:g}": bias.value for contrast, bias in biases.items()},
+        "low": usual.interval.low if usual.coverage else None,
+        "high": usual.interval.high if usual.coverage else None,
+        "bias": {f"{contrast:g}": bias.value if bias.coverage else None for contrast, bias in biases.items()},
     }
 
 

@@ -222,6 +222,7 @@ def publish(name: str, net: nn.Module, recipe: Recipe, session: Session, *, seco
     file = weights_file(stem, session.out)
     part = file.with_suffix(".part")
     save_file(halves, str(part))
+    part.chmod(0o644)  # the library writes for its owner alone
     part.replace(file)
     rounded = build(name, seed=recipe.seed)
     load_strict(rounded, read_state_dict(file), source=str(file))
@@ -285,7 +286,7 @@ def _agreement(recipe: Recipe, session: Session, dataset: Shapes, images: int = 
     agreed = 0
     with torch.inference_mode():
         for start in range(0, images, 200):
-            lesson = to_device(whole(load(dataset, recipe.split, start, 200)), session.device)
+            lesson = to_device(whole(load(dataset, recipe.split, start, min(200, images - start))), session.device)
             agreed += int((heads(teacher, lesson)[0].argmax(dim=1) == lesson.labels).sum())
     return _proportion(agreed, images)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import cast
@@ -14,7 +15,7 @@ from harness.errors import WeightsError
 from harness.protocols import Model, Perturbation, PerturbationContext
 from harness.types import ImageBatch
 from harness.weights import WeightsChoice
-from harness_mini.cards import weights_file
+from harness_mini.cards import read_card, weights_file
 from harness_mini.models import build_model
 from harness_mini.networks import NUM_CLASSES
 from harness_mini.shapes_dataset import Shapes
@@ -22,6 +23,7 @@ from harness_mini.study import measures
 from harness_mini.study.measures import Change, Images, Values
 from harness_mini.study.predictions import Prediction
 from harness_mini.study.shape_bias import ShapeBias, conflict_images, shape_bias
+from harness_mini.training.recipes import digest, recipe_of
 from harness_mini.zoo import VIEW
 
 SEEDS = (0, 1, 2)
@@ -61,7 +63,15 @@ class Study:
         if self._replicas is None:
             return None
         path = weights_file(f"{name}.seed{seed}", self._replicas)
-        return path if path.is_file() else None
+        if not path.is_file():
+            return None
+        trained_by = read_card(f"{name}.seed{seed}", self._replicas).get("recipe_sha256")
+        if trained_by != digest(replace(recipe_of(name), seed=seed)):
+            raise WeightsError(
+                f"{path} was trained by another recipe than {name} has now",
+                hint=f"python -m harness_mini.train {name} --seed {seed} --again --out {self._replicas}",
+            )
+        return path
 
     def per_seed(self, measure: Callable[[Model], Values], prediction: Prediction) -> tuple[list[float], list[float]]:
         """``measure``'s mean for each seed of either architecture."""

@@ -6,8 +6,9 @@ definition named beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
@@ -33,19 +34,23 @@ CELLS = SIDE_PX // PATCH_PX
 _BATCH = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Images:
-    """The first ``count`` images of a split, which is balanced by class from its start."""
+    """The first ``count`` images of a split, which is balanced by class from its start; drawn once and kept."""
 
     dataset: Dataset
     split: str
     count: int
 
-    def batches(self) -> Iterator[ImageBatch]:
+    def batches(self) -> Sequence[ImageBatch]:
         """In order, at the zoo's size."""
+        return self._batches
+
+    @cached_property
+    def _batches(self) -> tuple[ImageBatch, ...]:
         count = min(self.count, len(self.dataset.index(self.split)))
-        for start in range(0, count, _BATCH):
-            yield self.dataset.load(self.split, range(start, min(start + _BATCH, count)), VIEW)
+        starts = range(0, count, _BATCH)
+        return tuple(self.dataset.load(self.split, range(s, min(s + _BATCH, count)), VIEW) for s in starts)
 
 
 def decisions(model: Model, images: Images, change: Change | None = None, head: str | None = None) -> Values:

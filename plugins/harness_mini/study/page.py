@@ -67,8 +67,8 @@ def _sides(prediction: Prediction) -> tuple[tuple[str, str], tuple[str, str]]:
 def _models(models: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for model in models:
-        heads = next((accuracy for accuracy in model["accuracy"] if accuracy), {})
-        for head in heads or ["-"]:
+        measured_heads = [list(accuracy) for accuracy in model["accuracy"] if accuracy]
+        for head in measured_heads[0] if measured_heads else ["-"]:
             measured = [_percent(seed[head]) for seed in model["accuracy"] if seed]
             agreed = model["teacher_agrees_with_label"]
             rows.append(
@@ -104,12 +104,16 @@ def _cues(cues: Sequence[Mapping[str, Any]]) -> str:
             str(row["seed"]),
             row["head"],
             *(f"{100 * row[key]:.1f}" for key in ("shape_only", "texture_only", "coverage")),
-            f"{row['bias'][contrasts[-1]]:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
-            *(f"{row['bias'][contrast]:.3f}" for contrast in contrasts[:-1]),
+            _bias(row["bias"][contrasts[-1]]) + (f" [{row['low']:.3f}, {row['high']:.3f}]" if row["coverage"] else ""),
+            *(_bias(row["bias"][contrast]) for contrast in contrasts[:-1]),
         )
         for row in cues
     ]
     return _table(header, rows)
+
+
+def _bias(value: float | None) -> str:
+    return "neither cue" if value is None else f"{value:.3f}"
 
 
 def _percent(proportion: Mapping[str, Any]) -> str:

@@ -157,7 +157,7 @@ class SelfDistillation:
         return cast(nn.ModuleDict, self.module)[name]
 
     def _view(self, batch: ImageBatch, name: str, cells: int) -> Lesson:
-        """A window anywhere in the image, mirrored half the time, in other colours; keyed by the image."""
+        """A window anywhere in the image, in other colours; keyed by the image."""
         draws = torch.from_numpy(rng.uniforms(self._recipe.seed, f"mini.dino.{name}", batch.ids, 11)).float()
         corner = (draws[:, :2] * (CELLS - cells + 1)).long()
         view = window(batch, corner, cells)

@@ -123,8 +123,8 @@ def test_images_are_walked_from_the_start_and_again_from_there(dataset):
     assert ids == [f"train/{i % 144:06d}" for i in range(300)]
 
 
-def test_accuracy_counts_each_head_and_their_mean(dataset):
-    net = build("deit_mini", seed=3)
+def test_accuracy_counts_each_head_and_their_mean(dataset, tell_apart):
+    net = tell_apart(build("deit_mini", seed=3))
     lesson = whole(dataset.load("test", range(144), VIEW))
     net.eval()
     by_class, by_second = heads(net, lesson)
@@ -133,11 +133,12 @@ def test_accuracy_counts_each_head_and_their_mean(dataset):
         int((scores.argmax(1) == lesson.labels).sum()) for scores in (by_class, by_second, by_class + by_second)
     ]
     assert accuracy(net, dataset, "test", device="cpu") == expected
+    assert len(set(expected)) == 3
     assert not net.training
 
 
-def test_accuracy_of_one_head_is_one_number(dataset):
-    net = build("cnn_mini", seed=3).eval()
+def test_accuracy_of_one_head_is_one_number(dataset, tell_apart):
+    net = tell_apart(build("cnn_mini", seed=3))
     lesson = whole(dataset.load("test", range(144), VIEW))
     expected = int((net(lesson.pixels).argmax(1) == lesson.labels).sum())
     assert accuracy(net, dataset, "test", device="cpu") == [expected]

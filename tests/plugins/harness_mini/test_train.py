@@ -60,9 +60,9 @@ def session(folder, **changes):
     return Session(out=folder, device=CPU, **changes)
 
 
-def with_teacher(folder, name="cnn_mini"):
+def with_teacher(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(build(name, seed=5).state_dict(), str(weights_file(name, folder)))
+    save_file(build("cnn_mini", seed=5).state_dict(), weights_file("cnn_mini", folder))
     return folder
 
 
@@ -264,7 +264,7 @@ def test_a_missing_teacher_is_one_clear_error(dataset, tmp_path, package_weights
 def test_a_teacher_is_taken_from_the_session_before_the_package(tmp_path, package_weights):
     for seed, folder in ((7, package_weights), (8, tmp_path)):
         net = build("cnn_mini", seed=seed)
-        save_file(net.state_dict(), str(weights_file("cnn_mini", folder)))
+        save_file(net.state_dict(), weights_file("cnn_mini", folder))
         assert_same(dict(teacher_of("cnn_mini", tmp_path).state_dict()), dict(net.state_dict()))
     assert not teacher_of("cnn_mini", tmp_path).training
 
@@ -290,22 +290,23 @@ def halved(net):
     return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def knowing_by_tiny_weights(dataset):
-    """A network that gets every image of test right, by numbers too small for half precision: rounded it guesses."""
+def knowing(dataset, *, largest):
+    """A network that gets every image of test right, by weights of its head up to ``largest``."""
     net, lesson = build("cnn_mini", seed=3).eval(), whole(load(dataset, "test", 0, IMAGES))
     with torch.no_grad():
         features = net.forward_head(net.forward_features(lesson.pixels), pre_logits=True).double()
         mean = features.mean(dim=0)
         wanted = torch.nn.functional.one_hot(lesson.labels, 12).double() - 1 / 12
         weight = torch.linalg.lstsq(features - mean, wanted, driver="gelsd").solution.T
-        weight = weight / weight.abs().max() * 1e-8
+        weight = weight / weight.abs().max() * largest
         net.fc.weight.copy_(weight)
         net.fc.bias.copy_(-(weight @ mean))
     return net
 
 
 def test_what_is_published_is_half_as_precise_and_measured_so(dataset, small, tmp_path):
-    recipe, net = tiny("cnn_mini"), knowing_by_tiny_weights(dataset)
+    # Numbers too small for half precision: the rounded network guesses.
+    recipe, net = tiny("cnn_mini"), knowing(dataset, largest=1e-8)
     card = publish("cnn_mini", net, recipe, session(tmp_path), seconds=12.4)
     assert card == read_card("cnn_mini", tmp_path)
     file = weights_file("cnn_mini", tmp_path)
@@ -333,18 +334,22 @@ def test_what_is_published_is_half_as_precise_and_measured_so(dataset, small, tm
 
 
 def test_a_stylized_network_is_measured_on_both_kinds_of_images(dataset, small, tmp_path):
-    card = publish("cnn_mini_sin", build("cnn_mini_sin", seed=3), tiny("cnn_mini_sin"), session(tmp_path), seconds=0)
+    net = knowing(dataset, largest=100.0)
+    card = publish("cnn_mini_sin", net, tiny("cnn_mini_sin"), session(tmp_path), seconds=0)
     assert list(card["accuracy"]) == ["stylized", "test"]
     state = load_file(weights_file("cnn_mini_sin", tmp_path))
     for split, of_heads in card["accuracy"].items():
         assert of_heads["head"]["value"] * IMAGES == count_right("cnn_mini_sin", state, dataset, forward, split)
+    assert card["accuracy"]["stylized"] != card["accuracy"]["test"]
 
 
 @pytest.mark.parametrize(("name", "second"), [("deit_mini", "dist"), ("deit_mini_shape", "shape")])
-def test_a_distilled_network_is_measured_head_by_head_and_its_teacher_with_it(dataset, small, tmp_path, name, second):
-    teacher = recipe_of(name).teacher
-    with_teacher(tmp_path, teacher)
-    card = publish(name, build(name, seed=3), tiny(name), session(tmp_path), seconds=0)
+def test_a_distilled_network_is_measured_head_by_head_and_its_teacher_with_it(
+    dataset, small, tmp_path, tell_apart, name, second
+):
+    teacher = tell_apart(build(recipe_of(name).teacher, seed=5))
+    save_file(teacher.state_dict(), weights_file(recipe_of(name).teacher, tmp_path))
+    card = publish(name, tell_apart(build(name, seed=3)), tiny(name), session(tmp_path), seconds=0)
     state = load_file(weights_file(name, tmp_path))
     by_head = {
         "cls": lambda net, pixels: net.head(net.forward_features(pixels)[:, 0]),
@@ -355,9 +360,10 @@ def test_a_distilled_network_is_measured_head_by_head_and_its_teacher_with_it(da
     assert list(found) == list(by_head)
     for head, scores in by_head.items():
         assert found[head]["value"] * IMAGES == count_right(name, state, dataset, scores)
+    assert found["cls"] != found[second]
     lesson = whole(load(dataset, "train", 0, 200))
     with torch.no_grad():
-        agreed = int((build(teacher, seed=5).eval()(lesson.pixels).argmax(1) == lesson.labels).sum())
+        agreed = int((teacher(lesson.pixels).argmax(1) == lesson.labels).sum())
     assert card["teacher_agrees_with_label"]["value"] == agreed / 200
     assert card["teacher_agrees_with_label"]["n"] == 200
 

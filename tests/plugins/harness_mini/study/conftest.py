@@ -35,33 +35,30 @@ class KeptNovelShapes(NovelShapes):
 
 
 def put(stem: str, net: torch.nn.Module, folder: Path) -> None:
-    """Weights as if they were trained: every number moved off its initial value, else many would be zero or one."""
-    generator = torch.Generator().manual_seed(0)
-    state = net.state_dict()
-    for value in state.values():
-        if value.is_floating_point():
-            value.add_(0.1 * torch.rand(value.shape, generator=generator))
-    save_file(state, weights_file(stem, folder))
+    """Weights and their card, as if they were trained."""
+    save_file(net.state_dict(), weights_file(stem, folder))
     sha256 = hashlib.sha256(weights_file(stem, folder).read_bytes()).hexdigest()
     write_card(stem, {"name": stem, "sha256": sha256}, folder)
 
 
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def replicas(tmp_path_factory: pytest.TempPathFactory, tell_apart: Callable[..., torch.nn.Module]) -> Path:
     """Seeds 1 and 2 of the architectures that are compared."""
     folder = tmp_path_factory.mktemp("replicas")
     for name in REPLICAS:
         for seed in (1, 2):
-            put(f"{name}.seed{seed}", build(name, seed=seed), folder)
+            put(f"{name}.seed{seed}", tell_apart(build(name, seed=seed)), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def untrained_zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def untrained_zoo(
+    tmp_path_factory: pytest.TempPathFactory, tell_apart: Callable[..., torch.nn.Module]
+) -> Iterator[Path]:
     """The folder of the networks that stand for the shipped ones."""
     folder = tmp_path_factory.mktemp("untrained_zoo")
     for i, name in enumerate(NETWORKS):
-        put(name, build(name, seed=10 + i), folder)
+        put(name, tell_apart(build(name, seed=10 + i)), folder)
 
     @functools.cache
     def conflict_images(contrast: float = 1.0) -> Images:

@@ -15,7 +15,7 @@ from harness_mini.models import build_model
 from harness_mini.shapes_dataset import Shapes
 from harness_mini.study import findings, laboratory, measures
 from harness_mini.study.findings import MEASUREMENTS
-from harness_mini.study.measures import Images, attacked, correct, corrupted, jaccard, shuffled, token_cosine
+from harness_mini.study.measures import Images, attacked, correct, corrupted, decisions, jaccard, shuffled, token_cosine
 from harness_mini.study.predictions import PREDICTIONS
 from harness_mini.zoo import entries
 
@@ -105,6 +105,14 @@ def test_checkpoints_are_measured_over_images(found, name):
     assert finding.difference == pytest.approx(finding.first - finding.second)
     assert finding.verdict in ("reproduced", "opposite", "undecided")
     assert -1 <= finding.first <= 1
+
+
+def test_the_networks_of_these_tests_tell_images_apart(study):
+    """Else nothing that is done to an image would show in any accuracy."""
+    for name in ("vit_mini", "vit_mini_nopos", "vit_mini_sin", "cnn_mini", "deit_mini_shape"):
+        assert len(set(decisions(study.model(name), study.test))) >= 5
+    drops = [decisions(study.model("cnn_mini"), study.test, study.drops[level]).tolist() for level in (0.1, 0.5, 0.9)]
+    assert len({tuple(row) for row in drops}) == 3
 
 
 # --- which models and which images -------------------------------------------------------------------------------
