@@ -102,8 +102,8 @@ class Suite:
 class Defaults:
     """What a run uses where nothing is said. ``view`` is ``model`` (each model's own) or a view's text."""
 
-    model: str = "vit_b16"
-    dataset: str = "digits"
+    model: str = "vit_mini"
+    dataset: str = "shapes_novel"
     perturbation: str = "none"
     probe: str = "fewshot"
     view: str = "model"

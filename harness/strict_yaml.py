@@ -197,8 +197,10 @@ def _check_depth(text: str, file: str) -> None:
                     raise RegistryError(f"{file}:{line}: nested deeper than {MAX_DEPTH} levels")
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
-    except yaml.YAMLError:
-        return  # composing reports it with its place
+    except yaml.YAMLError as error:
+        if "nesting depth" in str(error):  # newer versions of libyaml stop by themselves, at 1000 levels
+            raise RegistryError(f"{file}: nested deeper than {MAX_DEPTH} levels") from error
+        # Composing reports anything else, with its place.
 
 
 def _check_nodes(root: Item) -> None:

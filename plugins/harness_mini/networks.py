@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.backbones.patchconvnet import PatchConvNet
-from harness_mini.outlines import CLASS_OUTLINES
+from harness_mini.generator.outlines import CLASS_OUTLINES
 
 SIDE_PX = 56
 PATCH_PX = 4

@@ -34,6 +34,7 @@ def cue_rows(study: Study) -> list[dict[str, JSONValue]]:
         info = study.model(entry.name).info
         for head in [head for head in info.heads if head != "average"]:
             rows += [_cue_row(study, entry.name, seed, head) for seed in study.seeds(entry.name)]
+            click.echo(f"cues of {entry.name}, {head}: done", err=True)
     return rows
 
 

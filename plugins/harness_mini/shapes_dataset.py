@@ -17,9 +17,9 @@ from harness.naming import did_you_mean
 from harness.params import canonical
 from harness.protocols import DatasetInfo, SplitIndex
 from harness.types import Ids
-from harness_mini import outlines, textures
-from harness_mini.render import render
-from harness_mini.scenes import draw
+from harness_mini.generator import outlines, textures
+from harness_mini.generator.render import render
+from harness_mini.generator.scenes import draw
 from harness_mini.shapes import New, NovelParams, Query, ShapesParams
 
 if TYPE_CHECKING:

@@ -326,7 +326,7 @@ def test_globs_expand_to_names_that_can_be_used(catalog: Catalog) -> None:
 
 def test_suites_and_defaults(catalog: Catalog) -> None:
     assert catalog.suite("occlusion-quick") is catalog.suites["occlusion-quick"]
-    assert catalog.defaults.dataset == "digits"
+    assert catalog.defaults.dataset == "shapes_novel"
     with pytest.raises(RegistryError, match="no suite named 'oclusion-quick'") as caught:
         catalog.suite("oclusion-quick")
     assert "did you mean occlusion-quick" in str(caught.value.hint)
@@ -347,6 +347,7 @@ def test_a_description_is_plain_json_and_complete(catalog: Catalog) -> None:
         "label_space": "imagenet1k",
         "tag_param": "arch",
         "timm_weights": False,
+        "embedded_sha256": None,
     }
     arch, width = shown["parameters"]
     assert (arch["name"], arch["required"], arch["preset"]) == ("arch", True, "net.a")

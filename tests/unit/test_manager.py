@@ -252,7 +252,7 @@ def test_a_broken_registry_file_takes_out_its_plugin_alone(installer: Installer,
     assert text in failure.error
     assert "\n" not in failure.describe()
     assert catalog.resolve("probe", "sound_probe").plugin == "sound"
-    assert catalog.defaults.model == "vit_b16"
+    assert catalog.defaults.model == "vit_mini"
     with pytest.raises(PluginError, match=r"broken-dist 2\.3"):
         catalog.resolve("probe", "own")
     with pytest.raises(PluginError, match=r"broken-dist 2\.3"):

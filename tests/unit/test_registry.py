@@ -258,7 +258,7 @@ def test_later_defaults_replace_earlier_ones_key_by_key(write) -> None:
     first = write("defaults: {model: a, probe: head}\n", "1.yaml")
     second = write("defaults: {model: b}\n", "2.yaml")
     defaults = load(first, second).defaults
-    assert (defaults.model, defaults.probe, defaults.dataset) == ("b", "head", "digits")
+    assert (defaults.model, defaults.probe, defaults.dataset) == ("b", "head", "shapes_novel")
 
 
 def test_a_broken_plugin_file_leaves_out_that_plugin_alone(write) -> None:

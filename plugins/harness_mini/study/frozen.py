@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.types import JSONValue
-from harness_mini import outlines, textures
-from harness_mini.scenes import draw
+from harness_mini.generator import outlines, textures
+from harness_mini.generator.scenes import draw
 from harness_mini.shapes_dataset import GENERATOR_VERSION
 from harness_mini.study import predictions
 from harness_mini.training.recipes import RECIPES, digest

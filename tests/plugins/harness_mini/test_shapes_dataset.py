@@ -21,10 +21,10 @@ from harness.testing import check_named
 from harness.types import View
 from harness_mini import shapes as descriptors
 from harness_mini import shapes_dataset
-from harness_mini.outlines import CLASS_OUTLINES, NEUTRAL_OUTLINES, NOVEL_OUTLINES
-from harness_mini.scenes import draw
+from harness_mini.generator.outlines import CLASS_OUTLINES, NEUTRAL_OUTLINES, NOVEL_OUTLINES
+from harness_mini.generator.scenes import draw
+from harness_mini.generator.textures import CLASS_TEXTURES, NOVEL_TEXTURES, STYLE_TEXTURES
 from harness_mini.shapes_dataset import NONE, NovelShapes, Shapes
-from harness_mini.textures import CLASS_TEXTURES, NOVEL_TEXTURES, STYLE_TEXTURES
 
 VIEW = View(crop=56)
 TINY = View(crop=8)

@@ -20,10 +20,10 @@ from scipy import ndimage
 from torchvision.transforms.v2 import functional
 
 from harness.types import View
-from harness_mini.outlines import CLASS_OUTLINES, NEUTRAL_OUTLINES, OUTLINES
-from harness_mini.scenes import SIDE_UNITS, TURN_UNITS, draw
+from harness_mini.generator.outlines import CLASS_OUTLINES, NEUTRAL_OUTLINES, OUTLINES
+from harness_mini.generator.scenes import SIDE_UNITS, TURN_UNITS, draw
+from harness_mini.generator.textures import CLASS_TEXTURES, STYLE_TEXTURES, tiles
 from harness_mini.shapes_dataset import NovelShapes, Shapes
-from harness_mini.textures import CLASS_TEXTURES, STYLE_TEXTURES, tiles
 
 VIEW = View(crop=56)
 STYLIZED = ("stylized_train", "stylized_val", "stylized")

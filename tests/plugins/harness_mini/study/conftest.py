@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from harness_mini.shapes_dataset import NovelShapes, Shapes
 from harness_mini.study import findings, laboratory
 from harness_mini.study.laboratory import Study
 from harness_mini.study.measures import Images
+from harness_mini.training.recipes import digest, recipe_of
 
 ASKED = 24
 """Images of test and stylized."""
@@ -34,11 +36,12 @@ class KeptNovelShapes(NovelShapes):
     load = functools.cache(NovelShapes.load)
 
 
-def put(stem: str, net: torch.nn.Module, folder: Path) -> None:
-    """Weights and their card, as if they were trained."""
+def put(stem: str, net: torch.nn.Module, folder: Path, *, seed: int = 0) -> None:
+    """Weights and their card, as if they were trained by their recipe."""
     save_file(net.state_dict(), weights_file(stem, folder))
     sha256 = hashlib.sha256(weights_file(stem, folder).read_bytes()).hexdigest()
-    write_card(stem, {"name": stem, "sha256": sha256}, folder)
+    recipe = replace(recipe_of(stem.partition(".")[0]), seed=seed)
+    write_card(stem, {"name": stem, "sha256": sha256, "recipe_sha256": digest(recipe)}, folder)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory, tell_apart: Callable[...,
     folder = tmp_path_factory.mktemp("replicas")
     for name in REPLICAS:
         for seed in (1, 2):
-            put(f"{name}.seed{seed}", tell_apart(build(name, seed=seed)), folder)
+            put(f"{name}.seed{seed}", tell_apart(build(name, seed=seed)), folder, seed=seed)
     return folder
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from harness import rng
 from harness.errors import WeightsError
-from harness_mini.cards import weights_file
+from harness_mini.cards import card_file, read_card, weights_file, write_card
 from harness_mini.networks import build
 from harness_mini.shapes_dataset import Shapes
 from harness_mini.study import laboratory
@@ -50,9 +50,20 @@ def test_a_replica_that_is_not_there_is_asked_for(study, study_of_one_seed, repl
         assert "--replicas" in raised.value.hint
 
 
+def test_a_replica_of_another_recipe_is_refused(untrained_zoo, replicas, tmp_path):
+    for file in (weights_file, card_file):
+        file("cnn_mini.seed1", tmp_path).write_bytes(file("cnn_mini.seed1", replicas).read_bytes())
+    card = read_card("cnn_mini.seed1", tmp_path)
+    write_card("cnn_mini.seed1", {**card, "recipe_sha256": "0" * 64}, tmp_path)
+    with pytest.raises(WeightsError, match="another recipe") as raised:
+        Study(tmp_path).seeds("cnn_mini")
+    assert "--again" in raised.value.hint
+
+
 def test_seeds_that_are_partly_there_are_the_ones_counted(study, replicas, tmp_path, untrained_zoo):
     state = load_file(weights_file("cnn_mini.seed2", replicas))
-    weights_file("cnn_mini.seed2", tmp_path).write_bytes(weights_file("cnn_mini.seed2", replicas).read_bytes())
+    for file in (weights_file, card_file):
+        file("cnn_mini.seed2", tmp_path).write_bytes(file("cnn_mini.seed2", replicas).read_bytes())
     partly = Study(tmp_path)
     assert (partly.seeds("cnn_mini"), partly.seeds("vit_mini")) == ([0, 2], [0])
     assert holds(partly.model("cnn_mini", 2), state)

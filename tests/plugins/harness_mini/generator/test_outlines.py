@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from harness_mini.outlines import (
+from harness_mini.generator.outlines import (
     CLASS_OUTLINES,
     NEUTRAL_OUTLINES,
     NOVEL_OUTLINES,

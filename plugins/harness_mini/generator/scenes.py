@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import rng
-from harness_mini.textures import DEFAULT_SIDE, IRREGULAR_PERIOD_PX, REGULAR_PERIOD_PX
+from harness_mini.generator.textures import DEFAULT_SIDE, IRREGULAR_PERIOD_PX, REGULAR_PERIOD_PX
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness_mini.scenes import CLUTTER, SIDE_UNITS, TURN_UNITS, draw
+from harness_mini.generator.scenes import CLUTTER, SIDE_UNITS, TURN_UNITS, draw
 
 PX = SIDE_UNITS // 56
 SPLITS = (

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import rng
-from harness_mini.outlines import NEUTRAL_OUTLINES, TABLE_REACH, TABLE_SIDE, UNITS, tables
-from harness_mini.scenes import CLUTTER, SIDE_UNITS, TURN_UNITS, Placement, Scenes
-from harness_mini.textures import TILE_SIDE, ground_tile
+from harness_mini.generator.outlines import NEUTRAL_OUTLINES, TABLE_REACH, TABLE_SIDE, UNITS, tables
+from harness_mini.generator.scenes import CLUTTER, SIDE_UNITS, TURN_UNITS, Placement, Scenes
+from harness_mini.generator.textures import TILE_SIDE, ground_tile
 
 Plane: TypeAlias = npt.NDArray[np.int32]
 
@@ -34,9 +34,9 @@ def render(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Pixels (N, 3, side_px, side_px) uint8, and which of them belong to the object, (N, side_px, side_px) bool.
 
-    ``outlines`` and ``tiles`` are tables from :mod:`~harness_mini.outlines` and :mod:`~harness_mini.textures`,
-    ``outline`` and ``tile`` (N,) say which of them each scene shows. A pixel belongs to the object where its centre
-    does; its colour is mixed by how much of it the object covers.
+    ``outlines`` and ``tiles`` are tables from :mod:`harness_mini.generator.outlines` and
+    :mod:`harness_mini.generator.textures`, ``outline`` and ``tile`` (N,) say which of them each scene shows. A pixel
+    belongs to the object where its centre does; its colour is mixed by how much of it the object covers.
     """
     n = len(scenes)
     pixels = np.empty((n, 3, side_px, side_px), dtype=np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from harness_mini.textures import (
+from harness_mini.generator.textures import (
     CLASS_TEXTURES,
     DEFAULT_SIDE,
     IRREGULAR_PERIOD_PX,

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from harness_mini.outlines import (
+from harness_mini.generator.outlines import (
     CLASS_OUTLINES,
     NEUTRAL_OUTLINES,
     NOVEL_OUTLINES,
@@ -18,9 +18,9 @@ from harness_mini.outlines import (
     TABLE_SIDE,
     tables,
 )
-from harness_mini.render import render
-from harness_mini.scenes import CLUTTER, SIDE_UNITS, TURN_UNITS, Placement, Scenes, draw
-from harness_mini.textures import CLASS_TEXTURES, ground_tile, tiles
+from harness_mini.generator.render import render
+from harness_mini.generator.scenes import CLUTTER, SIDE_UNITS, TURN_UNITS, Placement, Scenes, draw
+from harness_mini.generator.textures import CLASS_TEXTURES, ground_tile, tiles
 
 NAMES = (*CLASS_OUTLINES, *NOVEL_OUTLINES, *NEUTRAL_OUTLINES)
 SUBPIXELS = 8
