@@ -10,9 +10,12 @@ from harness.sampling import stratified
 from harness.types import View
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import Image
 
     from harness.protocols import Dataset, SplitIndex
+    from harness.types import ImageBatch
 
 DEFAULT_VIEW = View(resize=112, crop=112, interpolation="bicubic")
 """No model's own, and small enough for a dozen images side by side."""
@@ -48,10 +51,26 @@ def split_row(dataset: Dataset, split: str, *, view: View, images: int) -> Sheet
     return SheetRow(
         title=title,
         tiles=tuple(
-            Tile(pixels=pixels, mask=mask, caption=classes[label])
-            for pixels, mask, label in zip(batch.images.numpy(), masks, batch.labels.tolist(), strict=True)
+            Tile(pixels=pixels, mask=mask, caption=caption)
+            for pixels, mask, caption in zip(batch.images.numpy(), masks, _captions(batch, classes), strict=True)
         ),
     )
+
+
+def _captions(batch: ImageBatch, classes: Sequence[str]) -> list[str]:
+    """The class of each image; or its cues, where shape and texture are known and do not both belong to the class."""
+    captions = [classes[label] for label in batch.labels.tolist()]
+    if not {"shape", "texture"} <= batch.columns.keys():
+        return captions
+    cues = zip(batch.columns["shape"].tolist(), batch.columns["texture"].tolist(), batch.labels.tolist(), strict=True)
+    return [
+        caption if shape == texture == label else f"{_cue('shape', shape)}, {_cue('texture', texture)}"
+        for caption, (shape, texture, label) in zip(captions, cues, strict=True)
+    ]
+
+
+def _cue(name: str, label: int) -> str:
+    return f"no {name}" if label < 0 else f"{name} {label}"
 
 
 def spread_positions(index: SplitIndex, images: int) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UsageError
-from harness.report.tables import Labels, headline_metric
+from harness.report.tables import Labels, headline_metric, particulars
 from harness.types import JSONScalar, LevelSpec, Measurement, ResultRecord, canonical_json
 
 MAX_PANELS = 12
@@ -198,8 +198,8 @@ def _line_names(entries: Sequence[_Entry], labels: Labels) -> dict[str, tuple[st
     plain = {line: _plain_name(entry, labels) for line, entry in first.items()}
     names = {}
     for line, (model, support) in plain.items():
-        rivals = [_particulars(first[other].record.cell) for other, name in plain.items() if name == plain[line]]
-        own = _particulars(first[line].record.cell)
+        rivals = [particulars(first[other].record.cell) for other, name in plain.items() if name == plain[line]]
+        own = particulars(first[line].record.cell)
         extra = [text for place, text in enumerate(own) if len({rival[place] for rival in rivals}) > 1]
         names[line] = (" ".join([model, *extra]), support)
     return names
@@ -211,16 +211,6 @@ def _plain_name(entry: _Entry, labels: Labels) -> tuple[str, str]:
     cell = entry.record.cell
     perturbed = cell["support"] is not None and cell["support"]["perturbation"] != _CLEAN
     return model, labels.support(cell) if perturbed else ""
-
-
-def _particulars(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    seeds = cell["seeds"]
-    return (
-        f"view={cell['view']}",
-        f"probe seed {seeds.get('probe')}",
-        f"support seed {seeds.get('support_perturb')}",
-        f"data {str(cell.get('fingerprint'))[:8]}",
-    )
 
 
 # --- panels ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ MAX_COLUMNS = 5
 """Models stand side by side where each has one column and they are no more than this; else each has its table."""
 
 _SHORT = 18
+_KEY = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,25 +30,31 @@ def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str])
     """One table per dataset, probe and support, showing the probe's headline metric.
 
     ``headlines`` gives it by probe name; for an unknown probe, or one that did not give it, its first metric is taken.
+    No two records share a place of a table: datasets of one name are tables of their own, named by the parameters they
+    differ in, and records of one model that differ in anything else, such as the view, are columns that say so.
     """
     labels = Labels(records)
     groups: dict[tuple[str, ...], list[ResultRecord]] = {}
     for record in records:
         if record.not_applicable is None:
-            cell = record.cell
-            key = (
-                cell["dataset"],
-                cell["split"],
-                str(cell["limit"]),
-                labels.component(cell, "probe"),
-                labels.support(cell),
-                cell["precision"],
-            )
-            groups.setdefault(key, []).append(record)
+            groups.setdefault(_group_key(record.cell, labels), []).append(record)
+    precision = len({record.cell["precision"] for record in records}) > 1
     tables: list[Table] = []
     for members in groups.values():
-        tables += _tables_of_group(members, headlines, labels)
+        title = f"{labels.component(members[0].cell, 'probe')} on {_data_name(members[0].cell, labels)}"
+        title += f", {members[0].cell['precision']}" if precision else ""
+        tables += _tables_of_group(members, title, headlines, labels)
     return tables
+
+
+def _group_key(cell: Mapping[str, Any], labels: Labels) -> tuple[str, ...]:
+    return (
+        _data_name(cell, labels),
+        str(cell["limit"]),
+        labels.component(cell, "probe"),
+        labels.support(cell),
+        cell["precision"],
+    )
 
 
 def headline_metric(records: Sequence[ResultRecord], headlines: Mapping[str, str]) -> str | None:
@@ -59,29 +66,39 @@ def headline_metric(records: Sequence[ResultRecord], headlines: Mapping[str, str
     return headline if headline in given else given[0]
 
 
-def _tables_of_group(records: Sequence[ResultRecord], headlines: Mapping[str, str], labels: Labels) -> list[Table]:
+def _tables_of_group(
+    records: Sequence[ResultRecord], title: str, headlines: Mapping[str, str], labels: Labels
+) -> list[Table]:
     metric = headline_metric(records, headlines)
     if metric is None:
         return []
+    names = _model_names(records, labels)
     columns: dict[tuple[str, str], None] = {}
     for record in records:
         for row in record.measurements:
             if row.metric == metric:
-                columns[labels.model(record), _dims(row.dims)] = None
+                columns[names[record.key], _dims(row.dims)] = None
     models = list(dict.fromkeys(model for model, _ in columns))
     if len(models) == len(columns) <= MAX_COLUMNS:
         parts = [list(columns)]
     else:
         parts = [[column for column in columns if column[0] == model] for model in models]
     single = len(parts) > 1 or len(models) == 1
-    return [_table(records, metric, part, labels, single=single) for part in parts]
+    return [_table(records, names, metric, part, title, labels, single=single) for part in parts]
 
 
 def _table(
-    records: Sequence[ResultRecord], metric: str, columns: Sequence[tuple[str, str]], labels: Labels, *, single: bool
+    records: Sequence[ResultRecord],
+    names: Mapping[str, str],
+    metric: str,
+    columns: Sequence[tuple[str, str]],
+    title: str,
+    labels: Labels,
+    *,
+    single: bool,
 ) -> Table:
     models = {model for model, _ in columns}
-    mine = [record for record in records if labels.model(record) in models]
+    mine = [record for record in records if names[record.key] in models]
     rows: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     with_loss = any(m.metric == "information_loss" for record in mine for m in record.measurements)
     for record in mine:
@@ -92,13 +109,17 @@ def _table(
         cells = rows.setdefault(tuple(label), {})
         for row in record.measurements:
             if row.metric == metric:
-                cells[labels.model(record), _dims(row.dims)] = _number(row)
+                place = names[record.key], _dims(row.dims)
+                if cells.setdefault(place, _number(row)) != _number(row):
+                    raise AssertionError(
+                        f"record {record.key}: a second {metric} for row {' '.join(label)}, column {' '.join(place)}"
+                    )
     cell = mine[0].cell
     images = sorted({m.n for record in mine for m in record.measurements if m.metric == metric})
     unit = next(m.unit for record in mine for m in record.measurements if m.metric == metric)
     named = f"{next(iter(models))}: " if single else ""
     percent = " (%)" if unit == "fraction" else ""
-    title = f"{named}{metric}{percent} of {labels.component(cell, 'probe')} on {cell['dataset']}/{cell['split']}"
+    title = f"{named}{metric}{percent} of {title}"
     if cell["support"] is not None and cell["support"]["perturbation"] != "none":
         title += f", support under {labels.support(cell)}"
     header = ("perturbation", *(("loss %",) if with_loss else ()))
@@ -119,30 +140,54 @@ def _table(
     )
 
 
+def _model_names(records: Iterable[ResultRecord], labels: Labels) -> dict[str, str]:
+    """The model of every record, by key, with what else tells records apart that would share a place of a table."""
+    by_model: dict[tuple[str, ...], dict[str, ResultRecord]] = {}
+    for record in records:
+        by_model.setdefault((*_group_key(record.cell, labels), labels.model(record)), {})[record.key] = record
+    names: dict[str, str] = {}
+    for (*_, model), members in by_model.items():
+        own = {key: particulars(record.cell) for key, record in members.items()}
+        differing = [place for place, found in enumerate(zip(*own.values(), strict=True)) if len(set(found)) > 1]
+        rivals: dict[tuple[str, str], list[str]] = {}
+        for key, record in members.items():
+            name = " ".join([model, *(own[key][place] for place in differing)])
+            rivals.setdefault((name, labels.perturbation(record.cell)), []).append(key)
+        for (name, _), keys in rivals.items():
+            names.update({key: name if len(keys) == 1 else f"{name} cell {key[:_KEY]}" for key in keys})
+    return names
+
+
 def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultRecord] = ()) -> list[Table]:
-    """Every summary as one table, its numbers across; its rows per level are left to the file.
+    """Every summary as a table per dataset, its numbers across; its rows per level are left to the file.
 
     ``records`` that the summaries were derived from say how rows of one name differ.
     """
-    tables = []
     labels = Labels(records)
     by_key = {record.key: record for record in records}
-    for name in dict.fromkeys(summary.summary for summary in summaries):
-        rows: dict[tuple[str, ...], dict[str, str]] = {}
+    names = _model_names(records, labels)
+    groups: dict[tuple[str, str], list[SummaryRecord]] = {}
+    for summary in summaries:
+        record, group = by_key.get(summary.records[-1]), summary.group
+        place = f"{group['dataset']}/{group['split']}" if record is None else _data_name(record.cell, labels)
+        groups.setdefault((summary.summary, place), []).append(summary)
+    several = len({place for _, place in groups}) > 1
+    tables = []
+    for (name, place), members in groups.items():
+        rows: dict[tuple[str, str, str], dict[str, str]] = {}
         metrics: dict[str, None] = {}
-        for summary in (s for s in summaries if s.summary == name):
+        owners: dict[tuple[str, str, str], object] = {}
+        for summary in members:
             for row in summary.measurements:
                 if "level" in row.dims:
                     continue
-                dims = {key: value for key, value in row.dims.items() if key != "axis"}
-                model, perturbation, probe = _summary_label(summary, by_key, labels)
-                label = (model, perturbation, " ".join(filter(None, (probe, _dims(dims)))))
+                label = _free_label(summary, row, by_key, labels, names, owners)
                 rows.setdefault(label, {})[row.metric] = _number(row)
                 metrics[row.metric] = None
         if rows:
             tables.append(
                 Table(
-                    title=name,
+                    title=f"{name} on {place}" if several else name,
                     header=("model", "perturbation", "probe", *metrics),
                     rows=tuple(
                         (*label, *(cells.get(metric, "") for metric in metrics)) for label, cells in rows.items()
@@ -153,7 +198,29 @@ def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultR
     return tables
 
 
-def _summary_label(summary: SummaryRecord, by_key: Mapping[str, ResultRecord], labels: Labels) -> tuple[str, str, str]:
+def _free_label(
+    summary: SummaryRecord,
+    row: Measurement,
+    by_key: Mapping[str, ResultRecord],
+    labels: Labels,
+    names: Mapping[str, str],
+    owners: dict[tuple[str, str, str], object],
+) -> tuple[str, str, str]:
+    """The row that ``row`` belongs into: the shortest label that ``owners`` holds for nothing else."""
+    model, perturbation, probe = _summary_label(summary, by_key, labels, names)
+    axisless = {key: value for key, value in row.dims.items() if key != "axis"}
+    unique = f"{model} cell {summary.records[-1][:_KEY]}"
+    owner = (summary.records, _dims(row.dims))
+    for named, dims in ((model, axisless), (model, row.dims), (unique, row.dims)):
+        label = (named, perturbation, " ".join(filter(None, (probe, _dims(dims)))))
+        if owners.setdefault(label, owner) == owner:
+            return label
+    raise AssertionError(f"two rows of summary {summary.summary} are both named {label}")
+
+
+def _summary_label(
+    summary: SummaryRecord, by_key: Mapping[str, ResultRecord], labels: Labels, names: Mapping[str, str]
+) -> tuple[str, str, str]:
     """Model, perturbation (empty where it was consumed) and probe, with the support where that was perturbed."""
     group = summary.group
     perturbation, probe = str(group.get("perturbation", "")), str(group["probe"])
@@ -166,22 +233,42 @@ def _summary_label(summary: SummaryRecord, by_key: Mapping[str, ResultRecord], l
         probe += f", support under {labels.support(cell)}"
     if "perturbation" in group:
         perturbation = labels.component(cell, "perturbation")
-    return labels.model(record), perturbation, probe
+    return names[record.key], perturbation, probe
 
 
 def not_applicable_table(records: Sequence[ResultRecord]) -> Table | None:
-    """Combinations of a glob or suite that cannot give a number, with the reason of each."""
+    """Combinations of a glob or suite that cannot give a number: a row per dataset, probe and reason.
+
+    The row lists the models that the reason holds for and the perturbations under which it does, or says that these are
+    all that were asked of the probe on the dataset.
+    """
     labels = Labels(records)
-    rows = tuple(
-        dict.fromkeys(
-            (labels.model(r), labels.perturbation(r.cell), labels.component(r.cell, "probe"), str(r.not_applicable))
-            for r in records
-            if r.not_applicable is not None
-        )
-    )
-    if not rows:
+    asked: dict[tuple[str, str], set[str]] = {}
+    refused: dict[tuple[str, str, str, str], list[ResultRecord]] = {}
+    for record in records:
+        place = _data_name(record.cell, labels), labels.component(record.cell, "probe")
+        asked.setdefault(place, set()).add(labels.condition(record.cell))
+        if record.not_applicable is not None:
+            reason = record.not_applicable.replace(f"model {record.cell['model']} ", "the model ")
+            refused.setdefault((*place, reason, labels.model(record)), []).append(record)
+    merged: dict[tuple[str, str, str, str], dict[str, int]] = {}
+    for (data, probe, reason, model), members in refused.items():
+        found = {labels.condition(record.cell): None for record in members}
+        whole = len(found) > 1 and set(found) == asked[data, probe]
+        conditions = f"all {len(found)}" if whole else ", ".join(found)
+        models = merged.setdefault((data, probe, conditions, reason), {})
+        models[model] = len({record.key for record in members})
+    if not merged:
         return None
-    return Table(title="not applicable", header=("model", "perturbation", "probe", "reason"), rows=rows, labels=4)
+    return Table(
+        title="not applicable",
+        header=("dataset", "probe", "perturbations", "cells", "models", "reason"),
+        rows=tuple(
+            (data, probe, conditions, str(sum(models.values())), ", ".join(models), reason)
+            for (data, probe, conditions, reason), models in merged.items()
+        ),
+        labels=6,
+    )
 
 
 def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
@@ -227,13 +314,18 @@ class Labels:
         variants = self._variants.get(place, {})
         if len(variants) < 2:
             return place[1]
-        own = cell["components"][role]["params"]
         names = dict.fromkeys(name for params in variants.values() for name in params)
         differing = [name for name in names if len({repr(params.get(name)) for params in variants.values()}) > 1]
-        text = ":".join([place[1], *(f"{name}={_value(own.get(name))}" for name in differing)])
-        equal = [other for other, params in variants.items() if params == own]
+        texts = {
+            key: ":".join([place[1], *(f"{name}={_value(params.get(name))}" for name in differing)])
+            for key, params in variants.items()
+        }
+        alike = [key for key, text in texts.items() if text == texts[variant]]
+        if len(alike) == 1:
+            return texts[variant]
         # Equal parameters and yet not the same: other weights, an injected model, a file, a version.
-        return text if len(equal) == 1 else f"{text} [{variant[:_SHORT]}]"
+        short = len({key[:_SHORT] for key in alike}) == len(alike)
+        return f"{texts[variant]} [{variant[:_SHORT] if short else variant}]"
 
     def model(self, record: ResultRecord) -> str:
         """The model, marked where its weights are untrained."""
@@ -247,6 +339,28 @@ class Labels:
     def support(self, cell: Mapping[str, Any]) -> str:
         """The support perturbation with its level; empty for a probe that does not learn."""
         return "" if cell["support"] is None else self.component(cell, "support") + _at(cell["support"]["level"])
+
+    def condition(self, cell: Mapping[str, Any]) -> str:
+        """The perturbation, with that of the support images where these are perturbed."""
+        text = self.perturbation(cell)
+        perturbed = cell["support"] is not None and cell["support"]["perturbation"] != "none"
+        return f"{text} (support under {self.support(cell)})" if perturbed else text
+
+
+def particulars(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    """What may tell apart two cells whose components have the same labels, always in the same order."""
+    seeds, support = cell["seeds"], cell["support"] or {}
+    return (
+        f"view={cell['view']}",
+        f"probe seed {seeds.get('probe')}",
+        f"support seed {seeds.get('support_perturb')}",
+        f"support split {support.get('split')}",
+        f"data {str(cell.get('fingerprint'))[:_KEY]}",
+    )
+
+
+def _data_name(cell: Mapping[str, Any], labels: Labels) -> str:
+    return f"{labels.component(cell, 'dataset')}/{cell['split']}"
 
 
 def _place(cell: Mapping[str, Any], role: str) -> tuple[tuple[str, str], str]:

@@ -15,7 +15,7 @@ from harness.backbones.vision_transformer import TransformerModel
 from harness.errors import WeightsError
 from harness.types import ModelInfo
 from harness.weights import WeightsChoice, file_digest, identify, load_strict, read_state_dict
-from harness_mini.cards import shipped_digest, weights_file
+from harness_mini.cards import read_card, weights_file
 from harness_mini.networks import NETWORKS, build
 from harness_mini.training.lessons import MEAN, STD
 from harness_mini.zoo import VIEW, entries
@@ -53,13 +53,17 @@ def build_model(name: str, *, weights: WeightsChoice) -> NetworkModel:
 
 
 def _shipped(name: str) -> Path:
-    file, expected = weights_file(name), shipped_digest(name)
-    if expected is None or not file.is_file():
+    file = weights_file(name)
+    if not file.is_file():
         raise WeightsError(
             f"{name}: the package holds no trained weights ({file})",
             hint=f"reinstall vit-harness, or train them: python -m harness_mini.train {name} --out DIR, then "
             f"--weights DIR/{name}.safetensors",
         )
+    card = read_card(name)
+    if card.get("name") != name:
+        raise WeightsError(f"{name}: its card is that of {card.get('name')}", hint="reinstall vit-harness")
+    expected = card["sha256"]
     if (found := file_digest(file)) != expected:
         raise WeightsError(
             f"{name}: {file} has the digest {found[:16]}, its card says {expected[:16]}", hint="reinstall vit-harness"

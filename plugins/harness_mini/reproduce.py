@@ -15,7 +15,7 @@ from harness_mini.cards import read_card
 from harness_mini.shapes_dataset import Shapes
 from harness_mini.study import frozen, measures, page
 from harness_mini.study.findings import MEASUREMENTS
-from harness_mini.study.laboratory import IMAGES, Study
+from harness_mini.study.laboratory import IMAGES, SEEDS, Study
 from harness_mini.study.measures import Images
 from harness_mini.study.predictions import PREDICTIONS, Prediction
 from harness_mini.study.verdicts import Finding
@@ -88,13 +88,21 @@ def model_rows() -> list[dict[str, JSONValue]]:
     help="Folder with seeds 1 and 2 of vit_mini and cnn_mini, made by harness_mini.train --seed.",
 )
 @click.option("--only", metavar="NAME[,NAME]", help="Measure these predictions only, and write nothing.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=FILE, help="Where results go (JSON).")
-def main(replicas: Path | None, only: str | None, out: Path) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where results go (JSON) [default: the package's own file, and the tables of its README].",
+)
+def main(replicas: Path | None, only: str | None, out: Path | None) -> None:
     """Measure every prediction on the zoo, print the verdicts, and write them with the tables beside them."""
+    if only is not None and out is not None:
+        raise click.UsageError("--only writes nothing, so --out has no use beside it")
     try:
         _require_frozen()
         study = Study(replicas)
-        wanted = list(MEASUREMENTS) if only is None else only.split(",")
+        if only is None and out is None:
+            _require_replicas(study)
+        wanted = list(MEASUREMENTS) if only is None else [name.strip() for name in only.split(",")]
         if unknown := [name for name in wanted if name not in MEASUREMENTS]:
             raise click.UsageError(f"--only does not know {', '.join(unknown)}; it knows {', '.join(MEASUREMENTS)}")
         chosen = [prediction for prediction in PREDICTIONS if prediction.name in wanted]
@@ -107,9 +115,9 @@ def main(replicas: Path | None, only: str | None, out: Path) -> None:
                 "cues": cue_rows(study),
                 "images": IMAGES,
             }
-            out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-            click.echo(f"written: {out}", err=True)
-            if out == FILE:
+            (out or FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            click.echo(f"written: {out or FILE}", err=True)
+            if out is None:
                 page.README.write_text(page.rewritten(page.README.read_text("utf-8"), results), encoding="utf-8")
                 click.echo(f"written: {page.README}", err=True)
     except HarnessError as error:
@@ -139,6 +147,16 @@ def _require_frozen() -> None:
         raise WeightsError(
             f"{', '.join(changed)} changed since the study was frozen",
             hint="train anew, then python -m harness_mini.study.frozen before the first evaluation",
+        )
+
+
+def _require_replicas(study: Study) -> None:
+    """The published tables are never replaced by ones with rows that were not measured."""
+    compared = {n for p in PREDICTIONS if p.compares == "architectures" for n in (p.first, p.second)}
+    if lacking := sorted(name for name in compared if len(study.seeds(name)) < len(SEEDS)):
+        raise WeightsError(
+            f"{' and '.join(lacking)}: fewer than {len(SEEDS)} training seeds, so the package's tables are kept",
+            hint="give the folder of the other seeds with --replicas, or another place for the results with --out",
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from harness import views
 from harness.errors import DataError
 from harness.naming import did_you_mean
-from harness.params import canonical
+from harness.params import canonical, coerce
 from harness.protocols import DatasetInfo, SplitIndex
 from harness.types import Ids
 from harness_mini.generator import outlines, textures
@@ -215,6 +215,8 @@ class Shapes(GeneratedDataset):
         images: int = 2400,
         train_images: int = 96000,
     ) -> None:
+        given = {"query": query, "texture_contrast": texture_contrast, "seed": seed}
+        coerce(ShapesParams, {**given, "images": images, "train_images": train_images}, "dataset shapes")
         splits = {
             "train": Split(size=train_images, show="both"),
             "val": Split(size=images, show="both"),
@@ -260,6 +262,8 @@ class NovelShapes(GeneratedDataset):
     """
 
     def __init__(self, *, new: New = "both", seed: int = 0, images: int = 1000, train_images: int = 4000) -> None:
+        given = {"new": new, "seed": seed, "images": images, "train_images": train_images}
+        coerce(NovelParams, given, "dataset shapes_novel")
         count = len(outlines.NOVEL_OUTLINES)
         shapes = outlines.CLASS_OUTLINES[:count] if new == "textures" else outlines.NOVEL_OUTLINES
         # Known textures are shifted by one, so that no known shape meets its own class's texture.

@@ -3,182 +3,83 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import math
-import platform
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.errors import HarnessError, WeightsError
-from harness.stats import wilson
-from harness.types import JSONValue
-from harness.weights import load_strict, read_state_dict
-from harness_mini.cards import card_file, read_card, weights_file, write_card
+from harness.weights import file_digest
+from harness_mini.cards import card_file, read_card, weights_file
 from harness_mini.networks import NETWORKS, build
 from harness_mini.shapes_dataset import Shapes
-from harness_mini.training.lessons import accuracy, heads, load, to_device, whole
+from harness_mini.training.lessons import load
 from harness_mini.training.objectives import Labels, Objective, SelfDistillation, SoftDistillation
-from harness_mini.training.optimiser import Muon
+from harness_mini.training.publishing import own_seed_card, publish, stem_of
 from harness_mini.training.recipes import Recipe, digest, recipe_of
+from harness_mini.training.session import Basis, Run, Session, Trained, checkpoint_file, noted_signals
+from harness_mini.training.teachers import Teacher, teacher_of
 
-CHECKPOINT_EVERY = 200
-"""Steps between two checkpoints."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """Where a training runs: results go to ``out``, a killed training goes on from the checkpoint there."""
-
-    out: Path
-    device: torch.device
-    checkpoint_every: int = CHECKPOINT_EVERY
-    stop_after: int | None = None
-    """End after so many steps with a checkpoint and without a result, as a kill would."""
-
+INTERRUPTED = 130
+"""Exit code of a training that was told to end before it was done."""
 
 # --- one training ----------------------------------------------------------------------------------------------------
 
 
-def train(name: str, recipe: Recipe, session: Session, dataset: Shapes | None = None) -> nn.Module | None:
+def train(name: str, recipe: Recipe, session: Session, dataset: Shapes | None = None) -> Trained | None:
     """The trained network, or None where ``session`` stopped it early.
 
-    Raises :class:`~harness.errors.WeightsError` for a teacher without weights, and for a checkpoint of another recipe.
+    SIGINT and SIGTERM let the step in progress end, and its state be kept, before ``KeyboardInterrupt`` is raised.
+    Raises :class:`~harness.errors.WeightsError` for a teacher without weights or with others than its card's, and for
+    a checkpoint that is broken or belongs to another recipe, dataset or teacher.
     """
     dataset = Shapes() if dataset is None else dataset
     net = build(name, seed=recipe.seed).to(session.device).train()
     if NETWORKS[name].family == "resnet":
         net = net.to(memory_format=torch.channels_last)
-    objective = _objective(name, net, recipe, session)
-    run = _Run(name, net, objective, recipe, session)
+    teacher = None if recipe.teacher is None else teacher_of(recipe.teacher, session.out)
+    sha256 = None if teacher is None else teacher.sha256
+    objective = _objective(name, net, recipe, session, teacher)
+    basis = Basis(recipe=recipe, data_fingerprint=dataset.info.fingerprint, teacher_sha256=sha256)
+    run = Run(name, net, objective, basis, session)
     start = run.resume()
     on_windows, on_whole = recipe.steps
     steps = on_windows + on_whole
-    with _progress(name, steps, start) as report:
+    if start:
+        click.echo(f"{name}: going on from step {start} of {steps}", err=True)
+    with _progress(name, steps, start) as report, noted_signals() as signalled:
         for step in range(start, steps):
             batch = load(dataset, recipe.split, step * recipe.batch_size, recipe.batch_size)
             value = run.step(objective.loss(batch, windows=step < on_windows, step=step), (step + 1) / steps)
             report(step + 1, value)
             stopping = session.stop_after is not None and step + 1 - start >= session.stop_after
-            if (step + 1) % session.checkpoint_every == 0 or step + 1 == steps or stopping:
+            interrupted = signalled.is_set()
+            if run.due(step + 1) or step + 1 == steps or stopping or interrupted:
                 run.save(step + 1)
             if stopping:
                 return None
+            if interrupted:
+                break
+    if signalled.is_set():
+        raise KeyboardInterrupt(f"{name}: interrupted; step {run.kept} of {steps} is kept, train again to go on")
     average = objective.module.average if isinstance(objective, SelfDistillation) else net
-    return cast(nn.Module, average).eval()
+    return Trained(net=cast(nn.Module, average).eval(), seconds=run.seconds, teacher_sha256=sha256)
 
 
-class _Run:
-    """Network, objective and optimisers of one training, and how they are kept."""
-
-    def __init__(self, name: str, net: nn.Module, objective: Objective, recipe: Recipe, session: Session) -> None:
-        self.net, self.objective, self.recipe = net, objective, recipe
-        self.optimisers = _optimisers(net, objective.module, recipe)
-        self._rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
-        self._path = session.out / f"{name}.seed{recipe.seed}.checkpoint.pt"
-        self._device = session.device
-
-    def step(self, loss: Tensor, progress: float) -> float:
-        """One update at ``progress`` in (0, 1]; the loss as a number."""
-        factor = _schedule(progress, self.recipe.warm_up)
-        groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
-        for group, rate in zip(groups, self._rates, strict=True):
-            group["lr"] = rate * factor
-        for optimiser in self.optimisers:
-            optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(
-            [*self.net.parameters(), *self.objective.module.parameters()], self.recipe.gradient_norm
-        )
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.objective.after_step(progress)
-        return float(loss.detach())
-
-    def save(self, step: int) -> None:
-        """Keep everything that the next step depends on, whole or not at all."""
-        part = self._path.with_suffix(".part")
-        state = {
-            "step": step,
-            "recipe": digest(self.recipe),
-            "net": self.net.state_dict(),
-            "objective": self.objective.module.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
-        torch.save(state, part)
-        part.replace(self._path)
-
-    def resume(self) -> int:
-        """How many steps are done already."""
-        if not self._path.exists():
-            return 0
-        state = torch.load(self._path, map_location=self._device, weights_only=True)
-        if state["recipe"] != digest(self.recipe):
-            raise WeightsError(
-                f"{self._path} belongs to another recipe", hint="delete it to train anew, or choose another --out"
-            )
-        self.net.load_state_dict(state["net"])
-        self.objective.module.load_state_dict(state["objective"])
-        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
-        return int(state["step"])
-
-
-def _schedule(progress: float, warm_up: float) -> float:
-    if progress < warm_up:
-        return progress / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
-def _optimisers(net: nn.Module, extra: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    named = [*net.named_parameters(), *extra.named_parameters()]
-    learning = {name: value for name, value in named if value.requires_grad}
-    inner: list[nn.Parameter] = []
-    if recipe.matrix_learning_rate is not None:
-        inner = [value for name, value in net.named_parameters() if name.startswith("blocks.") and value.ndim == 2]
-    known = {id(value) for value in inner}
-    rest = [value for value in learning.values() if id(value) not in known]
-    groups = [
-        {"params": [value for value in rest if value.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [value for value in rest if value.ndim <= 1], "weight_decay": 0.0},
-    ]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))]
-    if inner and recipe.matrix_learning_rate is not None:
-        found.append(Muon(inner, lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay))
-    return found
-
-
-def _objective(name: str, net: nn.Module, recipe: Recipe, session: Session) -> Objective:
+def _objective(name: str, net: nn.Module, recipe: Recipe, session: Session, teacher: Teacher | None) -> Objective:
     if recipe.objective == "labels":
         return Labels(net, recipe, session.device)
     if recipe.objective == "self_distillation":
         return SelfDistillation(net, recipe, session.device)
-    assert recipe.teacher is not None, f"the recipe of {name} distils without a teacher"
-    return SoftDistillation(net, recipe, session.device, teacher_of(recipe.teacher, session.out))
-
-
-def teacher_of(name: str, out: Path) -> nn.Module:
-    """The trained network ``name`` from ``out``, or else from the package.
-
-    Raises :class:`~harness.errors.WeightsError` where neither has its weights.
-    """
-    file = next((file for file in (weights_file(name, out), weights_file(name)) if file.is_file()), None)
-    if file is None:
-        raise WeightsError(
-            f"the teacher {name} has no weights in {out} or in the package", hint=f"python -m harness_mini.train {name}"
-        )
-    net = build(name, seed=0)
-    load_strict(net, read_state_dict(file), source=str(file))
-    return net.eval()
+    assert teacher is not None, f"the recipe of {name} distils without a teacher"
+    return SoftDistillation(net, recipe, session.device, teacher.net)
 
 
 @contextmanager
@@ -202,112 +103,6 @@ def _progress(name: str, steps: int, start: int) -> Iterator[Any]:
     yield line
 
 
-# --- what is kept ----------------------------------------------------------------------------------------------------
-
-
-def publish(name: str, net: nn.Module, recipe: Recipe, session: Session, *, seconds: float) -> dict[str, JSONValue]:
-    """Write weights in half precision and their card to ``session.out``; the card measures the rounded weights.
-
-    A seed other than the recipe's own writes ``NAME.seedN``, and is entered in the card of the recipe's own seed,
-    if that lies there.
-    """
-    from safetensors.torch import save_file
-
-    first = recipe.seed == recipe_of(name).seed
-    stem = name if first else f"{name}.seed{recipe.seed}"
-    halves = {
-        key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for key, value in net.state_dict().items()
-    }
-    file = weights_file(stem, session.out)
-    part = file.with_suffix(".part")
-    save_file(halves, str(part))
-    part.chmod(0o644)  # the library writes for its owner alone
-    part.replace(file)
-    rounded = build(name, seed=recipe.seed)
-    load_strict(rounded, read_state_dict(file), source=str(file))
-    rounded = rounded.to(session.device).eval()
-    dataset = Shapes()
-    card: dict[str, JSONValue] = {
-        "name": name,
-        "seed": recipe.seed,
-        "parameters": sum(value.numel() for value in net.parameters()),
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "recipe": recipe.as_dict(),
-        "recipe_sha256": digest(recipe),
-        "data_fingerprint": dataset.info.fingerprint,
-        **_measured(name, rounded, recipe, session, dataset),
-        "trained_with": {"torch": torch.__version__, "device": session.device.type, "machine": platform.machine()},
-        "seconds": round(seconds),
-    }
-    if first:
-        card["other_seeds"] = []
-        write_card(name, card, session.out)
-    else:
-        write_card(stem, card, session.out)
-        _enter_other_seed(name, card, session.out)
-    return card
-
-
-def _measured(name: str, net: nn.Module, recipe: Recipe, session: Session, dataset: Shapes) -> dict[str, JSONValue]:
-    """Accuracy of each head with its Wilson interval, and how often the teacher agrees with the label."""
-    if recipe.objective == "self_distillation":
-        return {"accuracy": None}
-    names = ("head",) if NETWORKS[name].family != "deit" else ("cls", NETWORKS[name].second_token, "average")
-    measured: dict[str, JSONValue] = {}
-    own = "stylized" if recipe.split == "stylized_train" else "test"
-    for split in dict.fromkeys((own, "test")):
-        total = len(dataset.index(split))
-        measured[split] = {
-            head: _proportion(correct, total)
-            for head, correct in zip(names, accuracy(net, dataset, split, device=session.device), strict=True)
-        }
-    found: dict[str, JSONValue] = {"accuracy": measured}
-    if recipe.teacher is not None:
-        found["teacher_agrees_with_label"] = _agreement(recipe, session, dataset)
-    return found
-
-
-def _proportion(correct: int, total: int) -> dict[str, JSONValue]:
-    interval = wilson(correct, total)
-    return {
-        "value": correct / total,
-        "low": interval.low,
-        "high": interval.high,
-        "interval": interval.method,
-        "n": total,
-    }
-
-
-def _agreement(recipe: Recipe, session: Session, dataset: Shapes, images: int = 2400) -> dict[str, JSONValue]:
-    """How often the teacher's most likely class is the label, on the first images of the training split."""
-    assert recipe.teacher is not None
-    teacher = teacher_of(recipe.teacher, session.out).to(session.device)
-    agreed = 0
-    with torch.inference_mode():
-        for start in range(0, images, 200):
-            lesson = to_device(whole(load(dataset, recipe.split, start, min(200, images - start))), session.device)
-            agreed += int((heads(teacher, lesson)[0].argmax(dim=1) == lesson.labels).sum())
-    return _proportion(agreed, images)
-
-
-def _enter_other_seed(name: str, card: dict[str, JSONValue], folder: Path) -> None:
-    try:
-        main = read_card(name, folder)
-    except WeightsError:
-        return  # trained before the first seed: its own card stands beside the weights
-    if main["recipe_sha256"] != digest(dataclasses.replace(_recipe_in(card), seed=main["seed"])):
-        raise WeightsError(f"{name}: seed {card['seed']} was trained by another recipe than seed {main['seed']}")
-    others = [other for other in main["other_seeds"] if other["seed"] != card["seed"]]
-    entry = {key: card[key] for key in ("seed", "sha256", "accuracy")}
-    main["other_seeds"] = sorted([*others, entry], key=lambda other: int(other["seed"]))
-    write_card(name, main, folder)
-
-
-def _recipe_in(card: dict[str, JSONValue]) -> Recipe:
-    return Recipe(**cast("dict[str, Any]", card["recipe"]))
-
-
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -327,41 +122,70 @@ def main(names: tuple[str, ...], seed: int | None, out: Path, device: str, threa
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        chosen = _device(device)
+        session = Session(out=out, device=_device(device))
         out.mkdir(parents=True, exist_ok=True)
-        # A name that has no recipe is told before the first of the others is trained.
+        # What is wrong with one name is told before the first of the others is trained.
         recipes = {name: recipe_of(name) for name in names}
-        for name, recipe in recipes.items():
-            seeded = recipe if seed is None else dataclasses.replace(recipe, seed=seed)
-            _train_one(name, seeded, Session(out=out, device=chosen), again=again)
+        if seed is not None:
+            recipes = {name: dataclasses.replace(recipe, seed=seed) for name, recipe in recipes.items()}
+        wanted = [name for name, recipe in recipes.items() if again or not _is_there(name, recipe, out)]
+        for name in wanted:
+            if stem_of(name, recipes[name]) != name:
+                own_seed_card(name, recipes[name], out)
+        for name in wanted:
+            _train_one(name, recipes[name], session)
     except HarnessError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt as error:
+        click.echo(str(error) or "interrupted", err=True)
+        sys.exit(INTERRUPTED)
 
 
-def _train_one(name: str, recipe: Recipe, session: Session, *, again: bool) -> None:
-    first = recipe.seed == recipe_of(name).seed
-    stem = name if first else f"{name}.seed{recipe.seed}"
-    file = weights_file(stem, session.out)
+def _is_there(name: str, recipe: Recipe, out: Path) -> bool:
+    """Whether there is nothing to train; raises WeightsError for other weights in their place."""
+    stem = stem_of(name, recipe)
+    file = weights_file(stem, out)
     # Weights without a card are those of a run that was killed while it measured them.
-    if file.exists() and card_file(stem, session.out).exists() and not again:
-        click.echo(f"{name}: {file} is there already; --again trains it anew", err=True)
-        return
-    began = time.monotonic()
-    net = train(name, recipe, session)
-    assert net is not None
-    card = publish(name, net, recipe, session, seconds=time.monotonic() - began)
-    (session.out / f"{name}.seed{recipe.seed}.checkpoint.pt").unlink(missing_ok=True)
+    if not file.exists() or not card_file(stem, out).exists():
+        return False
+    try:
+        card = read_card(stem, out)
+    except WeightsError as error:
+        fault = error.message
+    else:
+        if card.get("recipe_sha256") != digest(recipe):
+            fault = f"{file} is there already, but was trained by another recipe than {name} has now"
+        elif card["sha256"] != file_digest(file):
+            fault = f"{file} is there already, but is not the file that its card speaks of"
+        else:
+            click.echo(f"{name}: {file} is there already; --again trains it anew", err=True)
+            return True
+    raise WeightsError(fault, hint="--again trains it anew, another --out leaves it alone")
+
+
+def _train_one(name: str, recipe: Recipe, session: Session) -> None:
+    trained = train(name, recipe, session)
+    assert trained is not None
+    card = publish(name, trained, recipe, session)
+    checkpoint_file(name, recipe.seed, session.out).unlink(missing_ok=True)
+    file = weights_file(stem_of(name, recipe), session.out)
     click.echo(json.dumps({"name": name, "file": str(file), "accuracy": card["accuracy"]}))
 
 
 def _device(text: str) -> torch.device:
-    if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device, which has held a number and given it back."""
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else text
     try:
-        return torch.device(text)
+        device = torch.device(chosen)
     except RuntimeError as error:
         raise click.UsageError(f"--device takes auto, cpu, cuda or cuda:N, not {text!r}") from error
+    try:
+        torch.ones(1, device=device).cpu()
+    except Exception as error:  # a missing driver, module or memory: each kind of device has its own
+        reason = str(error).strip().partition("\n")[0]
+        raise click.UsageError(f"--device {text}: cannot compute there: {reason}") from error
+    return device
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from engine_doubles.models import TinyModel
 from engine_doubles.probes import CentroidProbe
@@ -36,6 +38,9 @@ def record(
     key=None,
     fingerprints=None,
     precision="fp32",
+    view="crop=16",
+    seeds=None,
+    data="0" * 64,
 ):
     """A record as a run writes it; ``params`` and ``fingerprints`` by role."""
     names = {"model": model, "dataset": "digits", "perturbation": perturbation, "probe": probe}
@@ -56,13 +61,14 @@ def record(
         "weights": weights,
         "dataset": "digits",
         "split": "query",
+        "fingerprint": data,
         "limit": limit,
-        "view": "crop=16",
+        "view": view,
         "support": support and {"perturbation": support, "level": support_level, "split": "support"},
         "perturbation": perturbation,
         "level": level,
         "probe": probe,
-        "seeds": {"perturb": seed, "support_perturb": None, "probe": None},
+        "seeds": {"perturb": seed, "support_perturb": None, "probe": None, **(seeds or {})},
         "precision": precision,
         "components": components,
     }
@@ -96,7 +102,7 @@ def test_untrained_models_are_marked_wherever_they_are_shown():
     (table,) = record_tables([*curve(weights=random), *curve("cnn")], {"head": "top1"})
     assert table.header == ("perturbation", "vit (untrained)", "cnn")
     refused = not_applicable_table([record(weights=random, not_applicable="no head", rows=())])
-    assert refused.rows == (("vit (untrained)", "none", "head", "no head"),)
+    assert refused.rows == (("digits/query", "head", "none", "1", "vit (untrained)", "no head"),)
 
 
 def test_the_headline_is_shown_and_the_first_metric_where_it_is_not_known_or_not_given():
@@ -197,11 +203,104 @@ def test_numbers_that_are_no_fractions_are_not_percent():
     assert table.rows == (("none", "116.5"),)
 
 
-def test_reasons_are_listed_once_each():
-    refused = [record(perturbation="drop", level=0.5, seed=0, rows=(), not_applicable="no head", key=k) for k in "ab"]
-    table = not_applicable_table([*refused, record()])
-    assert table.rows == (("vit", "drop@0.5", "head", "no head"),)
+def test_one_dataset_with_other_parameters_is_another_table():
+    records = [
+        record(params={"dataset": {"contrast": contrast, "seed": 0}}, rows=(("top1", {}, contrast / 2),))
+        for contrast in (0.25, 1.0)
+    ]
+    found = [(table.title, table.rows) for table in record_tables(records, {})]
+    assert found == [
+        ("vit: top1 (%) of head on digits:contrast=0.25/query", (("none", "12.5 [2.5, 22.5]"),)),
+        ("vit: top1 (%) of head on digits:contrast=1.0/query", (("none", "50.0 [40.0, 60.0]"),)),
+    ]
+
+
+def test_precision_is_in_the_title_where_it_differs():
+    titles = [table.title for table in record_tables([record(), record(precision="bf16")], {})]
+    assert [title.rpartition("digits/query")[2] for title in titles] == [", fp32", ", bf16"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "columns"),
+    [
+        ({"view": "crop=16"}, {"view": "crop=32"}, ("vit view=crop=16", "vit view=crop=32")),
+        ({"seeds": {"probe": 0}}, {"seeds": {"probe": 7}}, ("vit probe seed 0", "vit probe seed 7")),
+        (
+            {"seeds": {"support_perturb": 0}},
+            {"seeds": {"support_perturb": 7}},
+            ("vit support seed 0", "vit support seed 7"),
+        ),
+        ({"data": "a" * 64}, {"data": "b" * 64}, ("vit data aaaaaaaa", "vit data bbbbbbbb")),
+        ({"key": "a" * 64}, {"key": "b" * 64}, ("vit cell aaaaaaaa", "vit cell bbbbbbbb")),
+    ],
+    ids=["view", "probe seed", "support seed", "data", "nothing that is shown"],
+)
+def test_records_of_one_model_never_share_a_place(first, second, columns):
+    low, high = (("top1", {}, 0.25),), (("top1", {}, 0.75),)
+    (table,) = record_tables([record(rows=low, **first), record(rows=high, **second)], {})
+    assert table.header[1:] == columns
+    assert table.rows == (("none", "25.0 [15.0, 35.0]", "75.0 [65.0, 85.0]"),)
+
+
+def test_views_of_several_models_are_not_spelled_out():
+    (table,) = record_tables([record(view="crop=16"), record(model="cnn", view="crop=32")], {})
+    assert table.header[1:] == ("vit", "cnn")
+
+
+def test_weights_are_shown_as_far_as_they_differ():
+    records = [record(weights=f"random:vit_of_a_long_name:{seed}:torch-2") for seed in (0, 1)]
+    (table,) = record_tables(records, {})
+    assert len(set(table.header[1:])) == 2
+
+
+@pytest.mark.parametrize("params", [({"grid": [1, 2]}, {"grid": "1+2"}), ({}, {"grid": None})])
+def test_parameters_that_read_the_same_are_told_apart_by_fingerprint(params):
+    records = [
+        record(perturbation="drop", params={"perturbation": own}, fingerprints={"perturbation": digit * 16})
+        for own, digit in zip(params, "cd", strict=True)
+    ]
+    (table,) = record_tables(records, {})
+    assert [row[0][-18:] for row in table.rows] == [f"[{digit * 16}]" for digit in "cd"]
+
+
+def test_a_second_number_for_one_place_is_a_fault():
+    twice = (("top1", {}, 0.25), ("top1", {}, 0.75))
+    with pytest.raises(AssertionError, match="a second top1 for row none, column vit"):
+        record_tables([record(rows=twice)], {})
+
+
+def refusals(model, conditions, probe="head"):
+    reason = f"probe {probe} needs logits, which model {model} does not have"
+    return [
+        record(model=model, probe=probe, perturbation=name, level=level, rows=(), not_applicable=reason)
+        for name, level in conditions
+    ]
+
+
+def test_reasons_are_listed_once_with_all_that_they_hold_for():
+    sweep = [("none", None), ("drop", 0.25), ("drop", 0.5)]
+    table = not_applicable_table([*refusals("dino", sweep), *refusals("mae", sweep), *curve("vit")])
+    reason = "probe head needs logits, which the model does not have"
+    assert table.rows == (("digits/query", "head", "all 3", "6", "dino, mae", reason),)
     assert not_applicable_table([record()]) is None
+
+
+def test_perturbations_are_named_where_a_reason_does_not_hold_for_all():
+    refused = [*refusals("dino", [("drop", 0.25), ("drop", 0.5)]), *refusals("mae", [("drop", 0.5)])]
+    rows = not_applicable_table([*refused, *curve("vit")]).rows
+    assert [row[2:5] for row in rows] == [("drop@0.25, drop@0.5", "2", "dino"), ("drop@0.5", "1", "mae")]
+
+
+def test_reasons_of_two_datasets_or_probes_are_rows_of_their_own():
+    variants = [
+        record(rows=(), not_applicable="no head", params={"dataset": {"contrast": contrast}}) for contrast in (0.5, 1)
+    ]
+    rows = not_applicable_table([*variants, *refusals("vit", [("none", None)], probe="other")]).rows
+    assert [row[:2] for row in rows] == [
+        ("digits:contrast=0.5/query", "head"),
+        ("digits:contrast=1/query", "head"),
+        ("digits:contrast=None/query", "other"),
+    ]
 
 
 def test_rows_hold_every_measurement_flat():
@@ -248,6 +347,26 @@ def test_summaries_of_one_name_with_other_parameters_are_rows_of_their_own(run, 
     assert {row[1] for row in table.rows} == {"dimmed"}
     assert any("centroid:shots=1, support under dimmed@0.5" in row[2] for row in table.rows)
     assert all(cell for row in table.rows for cell in row)
+
+
+def test_summaries_of_two_datasets_are_tables_of_their_own(run, dataset):
+    result = run(model=TinyModel(), dataset=dataset, probe="centroid:shots=1", perturb=["none", "dimmed@0.25,0.5"])
+    (summary,) = result.summaries
+    elsewhere = []
+    for record_ in result.records:
+        parts = record_.cell["components"]
+        other = {**parts["dataset"], "params": {"contrast": 0.5}, "fingerprint": "f" * 16}
+        cell = {**record_.cell, "components": {**parts, "dataset": other}}
+        elsewhere.append(replace(record_, key=f"other {record_.key}", cell=cell))
+    twin = replace(summary, records=tuple(f"other {key}" for key in summary.records))
+    tables = summary_tables([summary, twin], [*result.records, *elsewhere])
+    assert [table.title for table in tables] == [
+        f"{summary.summary} on tints:contrast=None/query",
+        f"{summary.summary} on tints:contrast=0.5/query",
+    ]
+    assert [len(table.rows) for table in tables] == [1, 1]
+    (table,) = summary_tables([summary, twin])
+    assert len({row[:3] for row in table.rows}) == len(table.rows) == 2
 
 
 def test_a_plan_as_tables(plan, run, dataset):

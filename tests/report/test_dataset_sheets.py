@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,14 @@ def test_one_of_each_class_comes_before_a_second_of_any(images):
 def test_a_class_sorted_folder_is_not_read_as_a_prefix():
     index = SplitIndex(ids=[f"i{i}" for i in range(1000)], labels=np.zeros(1000, np.int64))
     assert max(spread_positions(index, 12)) > 500
+
+
+def test_cues_that_are_not_both_the_classs_stand_in_place_of_its_name():
+    class Cued(Colours):
+        def load(self, split, positions, view):
+            batch = super().load(split, positions, view)
+            cues = {"shape": batch.labels, "texture": torch.tensor([0, 2, -1])[: len(batch)]}
+            return dataclasses.replace(batch, columns=cues)
+
+    row = split_row(Cued({"query": 3}), "query", view=DEFAULT_VIEW, images=3)
+    assert [tile.caption for tile in row.tiles] == ["ant", "shape 1, texture 2", "shape 2, no texture"]

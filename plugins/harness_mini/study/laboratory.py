@@ -14,7 +14,7 @@ from harness.api import Setup
 from harness.errors import WeightsError
 from harness.protocols import Model, Perturbation, PerturbationContext
 from harness.types import ImageBatch
-from harness.weights import WeightsChoice
+from harness.weights import WeightsChoice, file_digest
 from harness_mini.cards import read_card, weights_file
 from harness_mini.models import build_model
 from harness_mini.networks import NUM_CLASSES
@@ -65,10 +65,18 @@ class Study:
         path = weights_file(f"{name}.seed{seed}", self._replicas)
         if not path.is_file():
             return None
-        trained_by = read_card(f"{name}.seed{seed}", self._replicas).get("recipe_sha256")
-        if trained_by != digest(replace(recipe_of(name), seed=seed)):
+        card = read_card(f"{name}.seed{seed}", self._replicas)
+        known = {other["seed"]: other["sha256"] for other in read_card(name).get("other_seeds", [])}
+        fault = None
+        if card.get("recipe_sha256") != digest(replace(recipe_of(name), seed=seed)):
+            fault = f"was trained by another recipe than {name} has now"
+        elif file_digest(path) != card["sha256"]:
+            fault = "is not the file that its card speaks of"
+        elif known.get(seed, card["sha256"]) != card["sha256"]:
+            fault = f"is not the seed {seed} whose accuracy stands in the card of {name}"
+        if fault is not None:
             raise WeightsError(
-                f"{path} was trained by another recipe than {name} has now",
+                f"{path} {fault}",
                 hint=f"python -m harness_mini.train {name} --seed {seed} --again --out {self._replicas}",
             )
         return path

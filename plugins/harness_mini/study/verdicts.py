@@ -47,7 +47,10 @@ def verdict(low: float, high: float, direction: Direction) -> Verdict:
 
 
 def welch_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Welch's t interval for the difference of two means of independent runs (Welch, Biometrika 1947)."""
+    """Welch's t interval for the difference of two means of independent runs (Welch, Biometrika 1947).
+
+    Raises :class:`~harness.errors.DataError` for runs that do not differ at all, which tell nothing of their spread.
+    """
     from scipy.special import stdtrit
 
     a, b = np.asarray(first), np.asarray(second)
@@ -55,7 +58,7 @@ def welch_interval(first: Sequence[float], second: Sequence[float], confidence: 
     spread = math.sqrt(sum(parts))
     difference = float(a.mean() - b.mean())
     if spread == 0:
-        return Interval(difference, difference, f"welch{100 * confidence:.0f}")
+        raise DataError("runs that do not differ have no interval", hint="are they copies of one run?")
     freedom = sum(parts) ** 2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (a, b), strict=True))
     half = float(stdtrit(freedom, (1 + confidence) / 2)) * spread
     return Interval(difference - half, difference + half, f"welch{100 * confidence:.0f}")
@@ -66,7 +69,9 @@ def of_architectures(prediction: Prediction, per_seed: tuple[Sequence[float], Se
     first, second = per_seed
     _require_numbers(prediction, first, second)
     enough = min(len(first), len(second)) >= 3
-    interval = welch_interval(first, second) if enough else None
+    spread = max(np.ptp(first), np.ptp(second)) > 0
+    interval = welch_interval(first, second) if enough and spread else None
+    note = "" if interval else "the seeds do not differ, so nothing is known of their spread"
     return Finding(
         name=prediction.name,
         first=float(np.mean(first)),
@@ -76,8 +81,12 @@ def of_architectures(prediction: Prediction, per_seed: tuple[Sequence[float], Se
         high=None if interval is None else interval.high,
         interval="none" if interval is None else interval.method,
         n=min(len(first), len(second)),
-        verdict=verdict(interval.low, interval.high, prediction.direction) if interval else "not measured",
-        note="" if enough else "needs three training seeds of either side: --replicas",
+        verdict=verdict(interval.low, interval.high, prediction.direction)
+        if interval
+        else "undecided"
+        if enough
+        else "not measured",
+        note=note if enough else "needs three training seeds of either side: --replicas",
     )
 
 

@@ -161,7 +161,8 @@ class SelfDistillation:
         draws = torch.from_numpy(rng.uniforms(self._recipe.seed, f"mini.dino.{name}", batch.ids, 11)).float()
         corner = (draws[:, :2] * (CELLS - cells + 1)).long()
         view = window(batch, corner, cells)
-        # Mixed channels, another contrast and brightness: the object stays, its colours do not.
+        # Mixed channels, another contrast and brightness: the object stays, its colours do not. Contrast and brightness
+        # share two draws with the mixture; the shipped network was trained so.
         mix = draws[:, 2:11].view(-1, 3, 3)
         mix = mix / mix.sum(dim=2, keepdim=True)
         gain = 0.7 + 0.6 * draws[:, 2].view(-1, 1, 1, 1)

@@ -23,6 +23,7 @@ class Recipe:
     ``split`` of the dataset ``shapes`` is walked from its start, each image once. The first ``window_images`` show a
     window of ``window_cells`` x ``window_cells`` patches about the object, which is cheap and teaches textures and
     parts early; the other ``whole_images`` are whole. Nothing else is changed: no flips, no colour jitter, no erasing.
+    (``self_distillation`` sees windows of its own in other colours all along, as its method asks.)
     Learning rates rise over ``warm_up`` of the steps and fall to zero along a cosine; ``matrix_learning_rate`` is that
     of the matrices inside a transformer's blocks (None: they learn like the rest). ``teacher`` is the model of the zoo
     that the second token learns from, at ``temperature``.

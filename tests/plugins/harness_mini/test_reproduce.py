@@ -65,8 +65,21 @@ def test_missing_weights_end_the_command_without_a_traceback(package_weights):
     assert "Traceback" not in done.output
 
 
-def test_some_predictions_are_printed_and_nothing_is_written(measured, tmp_path):
-    done = command("--only", "token_cosine,random_drop", "--out", tmp_path / "found.json")
+def test_a_place_for_results_that_are_not_written_is_refused(measured, tmp_path):
+    assert command("--only", "token_cosine", "--out", tmp_path / "found.json").exit_code == 2
+    assert measured == []
+
+
+def test_the_packages_tables_are_not_replaced_by_ones_with_gaps(measured, monkeypatch):
+    done = command()
+    assert done.exit_code == WeightsError.exit_code
+    assert "cnn_mini and vit_mini: fewer than 3 training seeds" in done.stderr
+    assert measured == []
+
+
+def test_some_predictions_are_printed_and_nothing_is_written(measured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command("--only", "token_cosine, random_drop")
     assert done.exit_code == 0, done.output
     assert measured == ["random_drop", "token_cosine"]
     lines = done.stdout.splitlines()
@@ -94,5 +107,5 @@ def test_a_sentence_gives_both_sides_and_the_interval_where_there_is_one():
     assert sentence(random_drop, few) == (
         "vit_mini 0.500, cnn_mini 0.300; needs three training seeds of either side: --replicas"
     )
-    many = of_architectures(random_drop, ([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]))
-    assert sentence(random_drop, many) == "vit_mini 0.500, cnn_mini 0.250, difference +0.250 [+0.250, +0.250]"
+    many = of_architectures(random_drop, ([0.5, 0.5, 0.5], [0.24, 0.25, 0.26]))
+    assert sentence(random_drop, many) == "vit_mini 0.500, cnn_mini 0.250, difference +0.250 [+0.225, +0.275]"

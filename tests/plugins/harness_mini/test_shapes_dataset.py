@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from harness.catalog import build_catalog
-from harness.errors import DataError
+from harness.errors import DataError, ParameterError
 from harness.manager import build_manager
 from harness.params import coerce
 from harness.protocols import Dataset
@@ -254,3 +254,17 @@ def test_planning_needs_no_torch_and_the_descriptors_no_numpy(code, heavy):
     code = f"import sys; {code}; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [({"texture_contrast": 5}, "texture_contrast"), ({"query": "train"}, "query"), ({"images": 1}, "images")],
+)
+def test_parameters_are_checked_when_it_is_made_from_python_too(given, where):
+    with pytest.raises(ParameterError, match=where):
+        Shapes(**given)
+
+
+def test_novel_parameters_are_checked_too():
+    with pytest.raises(ParameterError, match="new"):
+        NovelShapes(new="nothing")

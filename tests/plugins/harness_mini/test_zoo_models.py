@@ -24,6 +24,7 @@ from harness_mini.cards import read_card, shipped_digest, weights_file, write_ca
 from harness_mini.models import build_model
 from harness_mini.networks import NETWORKS, build
 from harness_mini.shapes_dataset import Shapes
+from harness_mini.study.measures import Images, jaccard
 from harness_mini.training.lessons import accuracy, heads, load, whole
 from harness_mini.training.recipes import digest, recipe_of
 
@@ -165,10 +166,10 @@ def test_a_package_without_weights_says_how_to_get_some(package_weights, lost):
     if lost != "both":
         file = put("vit_mini", package_weights)
         (file if lost == "weights" else cards.card_file("vit_mini")).unlink()
-    with pytest.raises(WeightsError, match="the package holds no trained weights") as raised:
+    missing = "there is no card" if lost == "card" else "the package holds no trained weights"
+    with pytest.raises(WeightsError, match=missing) as raised:
         build_model("vit_mini", weights=WeightsChoice())
-    assert "reinstall vit-harness" in raised.value.hint
-    assert "python -m harness_mini.train vit_mini --out DIR" in raised.value.hint
+    assert "python -m harness_mini.train vit_mini --out" in raised.value.hint
     assert build_model("vit_mini", weights=WeightsChoice(origin="random")).info.weights.untrained
 
 
@@ -342,3 +343,27 @@ def test_a_teacher_that_ships_agrees_with_the_label_as_often_as_its_pupils_card_
     assert card["n"] == 2400
     assert found.low <= card["high"]
     assert card["low"] <= found.high
+
+
+def test_self_distilled_attention_finds_objects_better_than_untrained_attention():
+    asked = Images(dataset=Shapes(), split="test", count=240)
+    trained, untrained = (
+        jaccard(build_model("dino_mini", weights=parse_weights(weights)), asked, mass=0.6).mean()
+        for weights in ("pretrained", "random")
+    )
+    assert trained > untrained + 0.1
+
+
+def test_a_broken_card_is_named(package_weights):
+    put("vit_mini", package_weights)
+    cards.card_file("vit_mini", package_weights).write_text("{")
+    with pytest.raises(WeightsError, match=r"cannot read the card .*vit_mini\.json"):
+        build_model("vit_mini", weights=parse_weights("pretrained"))
+
+
+def test_the_card_of_another_model_is_refused(package_weights):
+    put("vit_mini_sin", package_weights)
+    for file in (cards.weights_file, cards.card_file):
+        file("vit_mini", package_weights).write_bytes(file("vit_mini_sin", package_weights).read_bytes())
+    with pytest.raises(WeightsError, match="its card is that of vit_mini_sin"):
+        build_model("vit_mini", weights=parse_weights("pretrained"))

@@ -60,6 +60,25 @@ def test_a_replica_of_another_recipe_is_refused(untrained_zoo, replicas, tmp_pat
     assert "--again" in raised.value.hint
 
 
+@pytest.mark.parametrize("fault", ["its card", "the shipped card"])
+def test_a_replica_that_is_another_file_than_was_measured_is_refused(fault, untrained_zoo, replicas, tmp_path):
+    for file in (weights_file, card_file):
+        file("cnn_mini.seed1", tmp_path).write_bytes(file("cnn_mini.seed1", replicas).read_bytes())
+    if fault == "its card":
+        weights_file("cnn_mini.seed1", tmp_path).write_bytes(weights_file("cnn_mini.seed2", replicas).read_bytes())
+        expected = "is not the file that its card speaks of"
+    else:
+        main = read_card("cnn_mini", untrained_zoo)
+        write_card("cnn_mini", {**main, "other_seeds": [{"seed": 1, "sha256": "0" * 64}]}, untrained_zoo)
+        expected = "whose accuracy stands in the card of cnn_mini"
+    try:
+        with pytest.raises(WeightsError, match=expected):
+            Study(tmp_path).seeds("cnn_mini")
+    finally:
+        if fault != "its card":
+            write_card("cnn_mini", main, untrained_zoo)
+
+
 def test_seeds_that_are_partly_there_are_the_ones_counted(study, replicas, tmp_path, untrained_zoo):
     state = load_file(weights_file("cnn_mini.seed2", replicas))
     for file in (weights_file, card_file):

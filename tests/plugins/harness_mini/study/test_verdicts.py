@@ -57,9 +57,12 @@ def test_welchs_interval_is_scipys(sizes, confidence):
     assert found.method == f"welch{100 * confidence:.0f}"
 
 
-def test_runs_that_are_all_alike_have_an_interval_without_width():
-    found = welch_interval([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
-    assert (found.low, found.high, found.method) == (0.25, 0.25, "welch95")
+def test_runs_that_are_all_alike_decide_nothing():
+    with pytest.raises(DataError, match="do not differ"):
+        welch_interval([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+    found = of_architectures(OF_ARCHITECTURES, ([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]))
+    assert (found.verdict, found.low, found.difference) == ("undecided", None, 0.25)
+    assert "do not differ" in found.note
 
 
 def test_welchs_interval_holds_the_true_difference_as_often_as_it_says():
