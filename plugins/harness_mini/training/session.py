@@ -165,7 +165,7 @@ class Run:
 
     def _broken(self, found: str | Exception) -> WeightsError:
         if isinstance(found, Exception):
-            found = f"{type(found).__name__}: {str(found).strip().partition(chr(10))[0]}"
+            found = f"{type(found).__name__} {str(found).strip().partition(chr(10))[0]}".strip()
         return WeightsError(f"{self._path} is no whole checkpoint: {found}", hint="delete it to train anew")
 
 
