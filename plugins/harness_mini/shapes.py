@@ -28,8 +28,8 @@ class ShapesParams:
         1.0, help="difference between the two colours of an object's texture, of the usual one", low=0, high=1
     )
     seed: int = param(0, help="another seed gives other scenes of the same kind", low=0)
-    images: int = param(2400, help="images of every split but the two that are learned from", unit="images", low=144)
-    train_images: int = param(96000, help="images of train and of stylized_train", unit="images", low=144)
+    images: int = param(2400, help="images of every split but the two that are learned from", unit="images", low=12)
+    train_images: int = param(96000, help="images of train and of stylized_train", unit="images", low=12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

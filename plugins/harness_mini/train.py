@@ -36,6 +36,8 @@ INTERRUPTED = 130
 def train(name: str, recipe: Recipe, session: Session, dataset: Shapes | None = None) -> Trained | None:
     """The trained network, or None where ``session`` stopped it early.
 
+    On one thread an interrupted training ends with the same weights, bit for bit, as one that was not; several threads
+    add up gradients in an order of their own.
     SIGINT and SIGTERM let the step in progress end, and its state be kept, before ``KeyboardInterrupt`` is raised.
     Raises :class:`~harness.errors.WeightsError` for a teacher without weights or with others than its card's, and for
     a checkpoint that is broken or belongs to another recipe, dataset or teacher.

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -36,6 +37,15 @@ TINY = {"window_images": 12, "whole_images": 12, "batch_size": 6}
 STEPS = 4
 IMAGES = 144
 KINDS = {"labels": "vit_mini", "soft_distillation": "deit_mini", "self_distillation": "dino_mini"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Several threads add up the gradients of position embeddings in an order of their own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
