@@ -83,7 +83,7 @@ def arrange(
         upper = top - max(room.above for room in row)
         axes += [
             Rectangle(left=left, bottom=upper - room.height, width=room.width, height=room.height)
-            for left, room in zip(lefts, row, strict=False)
+            for left, room in zip(lefts, row, strict=False)  # the last row may be short
         ]
         top -= row_height + _GAP
     above = legend_height + _LEGEND_GAP if legend_height else 0.0

@@ -174,7 +174,7 @@ def _tile_strip(tiles: Sequence[Tile], cell_px: int, width_px: int) -> Image.Ima
     height = _strip_height(tiles)
     captioned = any(tile.caption for tile in tiles)
     strip = Image.new("RGB", (width_px, height + (_line_height(_CAPTION_PX) if captioned else 0)), _PAPER)
-    for left, tile in zip(_lefts(cell_px), tiles, strict=False):
+    for left, tile in zip(_lefts(cell_px), tiles, strict=False):  # places without end
         _paste(strip, left, _magnified(_bytes(tile.pixels).transpose(1, 2, 0), _factor(tile)))
         _write(strip, (left, height), tile.caption, _CAPTION_PX, cell_px, _GREY)
     return strip
@@ -183,7 +183,7 @@ def _tile_strip(tiles: Sequence[Tile], cell_px: int, width_px: int) -> Image.Ima
 def _outline_strip(tiles: Sequence[Tile], cell_px: int, width_px: int) -> Image.Image:
     """Those of the tiles that have a mask, each in its place, with the mask's outline."""
     strip = Image.new("RGB", (width_px, _strip_height(tiles)), _PAPER)
-    for left, tile in zip(_lefts(cell_px), tiles, strict=False):
+    for left, tile in zip(_lefts(cell_px), tiles, strict=False):  # places without end
         if tile.mask is not None:
             pixels = _magnified(_bytes(tile.pixels).transpose(1, 2, 0), _factor(tile))
             pixels[_outline(_magnified(tile.mask, _factor(tile)))] = OUTLINE

@@ -14,6 +14,8 @@ from harness_mini.generator.outlines import CLASS_OUTLINES
 
 SIDE_PX = 56
 PATCH_PX = 4
+CELLS = SIDE_PX // PATCH_PX
+"""Patches along each side."""
 NUM_CLASSES = len(CLASS_OUTLINES)
 
 Family = Literal["vit", "deit", "resnet", "patchconvnet"]
@@ -44,20 +46,20 @@ _TRANSFORMER: dict[str, Any] = {
 }
 
 
-def _vit(seed: int, *, num_classes: int = NUM_CLASSES, pos_embed: str = "learn") -> nn.Module:  # noqa: ARG001
+def _vit(seed: int, *, num_classes: int = NUM_CLASSES, pos_embed: str = "learn") -> nn.Module:  # noqa: ARG001  # drawn from torch's state, which build() seeds
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(**_TRANSFORMER, num_classes=num_classes, pos_embed=pos_embed)
 
 
-def _deit(seed: int) -> nn.Module:  # noqa: ARG001
+def _deit(seed: int) -> nn.Module:  # noqa: ARG001  # drawn from torch's state, which build() seeds
     from timm.models.deit import VisionTransformerDistilled
 
     make = cast("Callable[..., nn.Module]", VisionTransformerDistilled)  # timm leaves it without types
     return make(**_TRANSFORMER, num_classes=NUM_CLASSES)
 
 
-def _resnet(seed: int) -> nn.Module:  # noqa: ARG001
+def _resnet(seed: int) -> nn.Module:  # noqa: ARG001  # drawn from torch's state, which build() seeds
     from timm.models.resnet import BasicBlock, ResNet
 
     return ResNet(
@@ -88,7 +90,7 @@ NETWORKS: Mapping[str, Network] = {
     "vit_mini_sin": Network(family="vit", make=_vit),
     "dino_mini": Network(family="vit", make=lambda seed: _vit(seed, num_classes=0)),
     "deit_mini": Network(family="deit", make=_deit),
-    "deit_mini_shape": Network(family="deit", make=_deit, second_token="shape"),  # noqa: S106  # as above
+    "deit_mini_shape": Network(family="deit", make=_deit, second_token="shape"),  # noqa: S106  # a token, no password
     "cnn_mini": Network(family="resnet", make=_resnet),
     "cnn_mini_sin": Network(family="resnet", make=_resnet),
     "patchconv_mini": Network(family="patchconvnet", make=_patchconvnet),

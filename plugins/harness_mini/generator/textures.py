@@ -222,19 +222,19 @@ def _two_nearest(name: str, points: int, x: Field, y: Field) -> tuple[Field, Fie
     return order[0], order[1], distances.argmin(axis=0)
 
 
-def _clouds(x: Field, y: Field) -> Field:  # noqa: ARG001
+def _clouds(x: Field, y: Field) -> Field:  # noqa: ARG001  # as for _stripes
     return (0.5 + 0.3 * _noise("clouds", 1, 4)).clip(0, 1)
 
 
-def _grain(x: Field, y: Field) -> Field:  # noqa: ARG001
+def _grain(x: Field, y: Field) -> Field:  # noqa: ARG001  # as for _stripes
     return (0.5 + 0.4 * _noise("grain", 10, 18)).clip(0, 1)
 
 
-def _blobs(x: Field, y: Field) -> Mask:  # noqa: ARG001
+def _blobs(x: Field, y: Field) -> Mask:  # noqa: ARG001  # as for _stripes
     return _noise("blobs", 2, 5) > 0
 
 
-def _worms(x: Field, y: Field) -> Mask:  # noqa: ARG001
+def _worms(x: Field, y: Field) -> Mask:  # noqa: ARG001  # as for _stripes
     return np.abs(_noise("worms", 4, 6)) < 0.45
 
 
@@ -269,7 +269,7 @@ def _flakes(x: Field, y: Field) -> Mask:
     return np.asarray((second - first > 0.05) & (nearest % 2 == 0))
 
 
-def _ridges(x: Field, y: Field) -> Field:  # noqa: ARG001
+def _ridges(x: Field, y: Field) -> Field:  # noqa: ARG001  # as for _stripes
     return (1 - np.abs(_noise("ridges", 1, 6))).clip(0, 1)
 
 

@@ -11,6 +11,7 @@ import torch
 from harness import rng
 from harness.protocols import Model
 from harness.types import ImageBatch
+from harness_mini.networks import CELLS
 from harness_mini.shapes_dataset import NovelShapes
 from harness_mini.study import measures
 from harness_mini.study.laboratory import Study
@@ -60,7 +61,7 @@ def _salient_against_background(study: Study, prediction: Prediction) -> Finding
 def _mask_against_background(study: Study, prediction: Prediction) -> Finding:
     def covered(batch: ImageBatch) -> torch.Tensor:
         assert batch.masks is not None
-        side = measures.CELLS
+        side = CELLS
         return (
             batch.masks.view(len(batch), side, -1, side, batch.masks.shape[2] // side)
             .float()
@@ -127,7 +128,7 @@ def _token_cosine(study: Study, prediction: Prediction) -> Finding:
 
 
 def _segmentation_shape_token(study: Study, prediction: Prediction) -> Finding:
-    first = measures.jaccard(study.model("deit_mini_shape"), study.test, mass=0.9, token="shape")  # noqa: S106
+    first = measures.jaccard(study.model("deit_mini_shape"), study.test, mass=0.9, token="shape")  # noqa: S106  # a token, no password
     return of_checkpoints(prediction, (first, measures.jaccard(study.model("vit_mini"), study.test, mass=0.9)))
 
 
@@ -193,7 +194,7 @@ def _ensemble(study: Study, prediction: Prediction) -> Finding:
         model.info.num_blocks - 1,
     )
     sides = [
-        _few_shot(lambda images, chosen=chosen: measures.class_tokens(model, images, chosen))  # type: ignore[misc]
+        _few_shot(lambda images, chosen=chosen: measures.class_tokens(model, images, chosen))  # type: ignore[misc]  # a default binds `chosen`; mypy infers no type for it
         for chosen in (blocks, blocks[-1:])
     ]
     return of_checkpoints(prediction, (sides[0], sides[1]))

@@ -20,7 +20,7 @@ from harness import rng
 from harness.errors import CapabilityError
 from harness.protocols import Model
 from harness.types import ImageBatch, OutputSpec
-from harness_mini.networks import PATCH_PX, SIDE_PX
+from harness_mini.networks import CELLS, PATCH_PX, SIDE_PX
 from harness_mini.zoo import VIEW
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ Values: TypeAlias = npt.NDArray[np.float64]
 Change: TypeAlias = Callable[[ImageBatch], Tensor]
 """Images (N, 3, H, W) in place of those of a batch."""
 
-CELLS = SIDE_PX // PATCH_PX
 _BATCH = 100
 
 

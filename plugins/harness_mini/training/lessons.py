@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from harness import rng
 from harness.backbones.patchconvnet import PatchConvNet
 from harness.types import ImageBatch, View
-from harness_mini.networks import PATCH_PX, SIDE_PX
+from harness_mini.networks import CELLS, PATCH_PX, SIDE_PX
 from harness_mini.shapes_dataset import Shapes
 
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 VIEW = View(crop=SIDE_PX)
-CELLS = SIDE_PX // PATCH_PX
-"""Patches along each side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

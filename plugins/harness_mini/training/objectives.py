@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from harness import rng
 from harness.types import ImageBatch
+from harness_mini.networks import CELLS
 from harness_mini.training.lessons import (
-    CELLS,
     Lesson,
     final_tokens,
     heads,

@@ -17,8 +17,8 @@ _MOMENTUM = 0.95
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made nearly orthogonal (Jordan et al., "Muon: an optimizer for hidden layers", 2024).
 
-    torch has one since 2.9; it works in bfloat16, which processors without matrix units emulate slowly, and on one
-    matrix at a time. This one works in float32 and on all matrices of a shape at once. The update is scaled by
+    The oldest torch that is supported has none, and torch's own works in bfloat16 and on one matrix at a time. This one
+    works in float32 and on all matrices of a shape at once. The update is scaled by
     0.2 * sqrt(larger side), so that learning rates and weight decay of AdamW fit (Liu et al., arXiv 2502.16982, eq. 4).
     """
 
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """The nearest orthogonal matrices to (B, m, n), roughly: singular values end between 0.7 and 1.2.
+    """The nearest orthogonal matrices to (B, m, n), roughly: singular values end between 0.6 and 1.3.
 
     Directions are kept, but for those whose singular value is a tiny part of the matrix's norm.
     """
