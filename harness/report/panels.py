@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UsageError
-from harness.report.tables import Labels, headline_metric, particulars
+from harness.report.labels import Labels, particulars
+from harness.report.tables import headline_metric
 from harness.types import JSONScalar, LevelSpec, Measurement, ResultRecord, canonical_json
 
 MAX_PANELS = 12

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.report.labels import KEY_DIGITS, Labels, data_name, params_text, particulars, support_name
 from harness.types import JSONScalar, Measurement, ResultRecord, SummaryRecord
 
 MAX_COLUMNS = 5
 """Models stand side by side where each has one column and they are no more than this; else each has its table."""
-
-_SHORT = 18
-_KEY = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str])
     precision = len({record.cell["precision"] for record in records}) > 1
     tables: list[Table] = []
     for members in groups.values():
-        title = f"{labels.component(members[0].cell, 'probe')} on {_data_name(members[0].cell, labels)}"
+        title = f"{labels.component(members[0].cell, 'probe')} on {data_name(members[0].cell, labels)}"
         title += f", {members[0].cell['precision']}" if precision else ""
         tables += _tables_of_group(members, title, headlines, labels)
     return tables
@@ -49,7 +47,7 @@ def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str])
 
 def _group_key(cell: Mapping[str, Any], labels: Labels) -> tuple[str, ...]:
     return (
-        _data_name(cell, labels),
+        data_name(cell, labels),
         str(cell["limit"]),
         labels.component(cell, "probe"),
         labels.support(cell),
@@ -154,7 +152,7 @@ def _model_names(records: Iterable[ResultRecord], labels: Labels) -> dict[str, s
             name = " ".join([model, *(own[key][place] for place in differing)])
             rivals.setdefault((name, labels.perturbation(record.cell)), []).append(key)
         for (name, _), keys in rivals.items():
-            names.update({key: name if len(keys) == 1 else f"{name} cell {key[:_KEY]}" for key in keys})
+            names.update({key: name if len(keys) == 1 else f"{name} cell {key[:KEY_DIGITS]}" for key in keys})
     return names
 
 
@@ -169,7 +167,7 @@ def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultR
     groups: dict[tuple[str, str], list[SummaryRecord]] = {}
     for summary in summaries:
         record, group = by_key.get(summary.records[-1]), summary.group
-        place = f"{group['dataset']}/{group['split']}" if record is None else _data_name(record.cell, labels)
+        place = f"{group['dataset']}/{group['split']}" if record is None else data_name(record.cell, labels)
         groups.setdefault((summary.summary, place), []).append(summary)
     several = len({place for _, place in groups}) > 1
     tables = []
@@ -209,7 +207,7 @@ def _free_label(
     """The row that ``row`` belongs into: the shortest label that ``owners`` holds for nothing else."""
     model, perturbation, probe = _summary_label(summary, by_key, labels, names)
     axisless = {key: value for key, value in row.dims.items() if key != "axis"}
-    unique = f"{model} cell {summary.records[-1][:_KEY]}"
+    unique = f"{model} cell {summary.records[-1][:KEY_DIGITS]}"
     owner = (summary.records, _dims(row.dims))
     for named, dims in ((model, axisless), (model, row.dims), (unique, row.dims)):
         label = (named, perturbation, " ".join(filter(None, (probe, _dims(dims)))))
@@ -246,7 +244,7 @@ def not_applicable_table(records: Sequence[ResultRecord]) -> Table | None:
     asked: dict[tuple[str, str], set[str]] = {}
     refused: dict[tuple[str, str, str, str], list[ResultRecord]] = {}
     for record in records:
-        place = _data_name(record.cell, labels), labels.component(record.cell, "probe")
+        place = data_name(record.cell, labels), labels.component(record.cell, "probe")
         asked.setdefault(place, set()).add(labels.condition(record.cell))
         if record.not_applicable is not None:
             reason = record.not_applicable.replace(f"model {record.cell['model']} ", "the model ")
@@ -279,10 +277,10 @@ def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
         base = {
             "key": record.key,
             **{name: cell[name] for name in ("model", "weights", "dataset", "split", "limit", "view")},
-            "support": _support_name(cell) or None,
+            "support": support_name(cell) or None,
             **{name: cell[name] for name in ("perturbation", "level", "probe", "precision")},
             **{
-                f"{role}_params": None if role not in cell["components"] else _params_text(cell, role)
+                f"{role}_params": None if role not in cell["components"] else params_text(cell, role)
                 for role in ("model", "dataset", "support", "perturbation", "probe")
             },
             **{f"seed_{purpose}": seed for purpose, seed in cell["seeds"].items()},
@@ -296,98 +294,6 @@ def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
         if not record.measurements:
             rows.append(base)
     return rows
-
-
-class Labels:
-    """Names of components as a table shows them: where records of one name differ, with what they differ in."""
-
-    def __init__(self, records: Iterable[ResultRecord]) -> None:
-        self._variants: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-        for record in records:
-            for role in record.cell["components"]:
-                place, variant = _place(record.cell, role)
-                self._variants.setdefault(place, {})[variant] = record.cell["components"][role]["params"]
-
-    def component(self, cell: Mapping[str, Any], role: str) -> str:
-        """The name, then the parameters that other records of the name have otherwise."""
-        place, variant = _place(cell, role)
-        variants = self._variants.get(place, {})
-        if len(variants) < 2:
-            return place[1]
-        names = dict.fromkeys(name for params in variants.values() for name in params)
-        differing = [name for name in names if len({repr(params.get(name)) for params in variants.values()}) > 1]
-        texts = {
-            key: ":".join([place[1], *(f"{name}={_value(params.get(name))}" for name in differing)])
-            for key, params in variants.items()
-        }
-        alike = [key for key, text in texts.items() if text == texts[variant]]
-        if len(alike) == 1:
-            return texts[variant]
-        # Equal parameters and yet not the same: other weights, an injected model, a file, a version.
-        short = len({key[:_SHORT] for key in alike}) == len(alike)
-        return f"{texts[variant]} [{variant[:_SHORT] if short else variant}]"
-
-    def model(self, record: ResultRecord) -> str:
-        """The model, marked where its weights are untrained."""
-        return f"{self.component(record.cell, 'model')}{' (untrained)' if record.untrained else ''}"
-
-    def perturbation(self, cell: Mapping[str, Any]) -> str:
-        """The perturbation with its level, and its seed unless that is 0."""
-        seed = cell["seeds"]["perturb"]
-        return self.component(cell, "perturbation") + _at(cell["level"]) + (f" seed {seed}" if seed else "")
-
-    def support(self, cell: Mapping[str, Any]) -> str:
-        """The support perturbation with its level; empty for a probe that does not learn."""
-        return "" if cell["support"] is None else self.component(cell, "support") + _at(cell["support"]["level"])
-
-    def condition(self, cell: Mapping[str, Any]) -> str:
-        """The perturbation, with that of the support images where these are perturbed."""
-        text = self.perturbation(cell)
-        perturbed = cell["support"] is not None and cell["support"]["perturbation"] != "none"
-        return f"{text} (support under {self.support(cell)})" if perturbed else text
-
-
-def particulars(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    """What may tell apart two cells whose components have the same labels, always in the same order."""
-    seeds, support = cell["seeds"], cell["support"] or {}
-    return (
-        f"view={cell['view']}",
-        f"probe seed {seeds.get('probe')}",
-        f"support seed {seeds.get('support_perturb')}",
-        f"support split {support.get('split')}",
-        f"data {str(cell.get('fingerprint'))[:_KEY]}",
-    )
-
-
-def _data_name(cell: Mapping[str, Any], labels: Labels) -> str:
-    return f"{labels.component(cell, 'dataset')}/{cell['split']}"
-
-
-def _place(cell: Mapping[str, Any], role: str) -> tuple[tuple[str, str], str]:
-    """Role and name of a component, and what tells it apart from others of the name."""
-    component = cell["components"][role]
-    if role == "support":
-        return ("perturbation", str(cell["support"]["perturbation"])), str(component["fingerprint"])
-    if role == "model":
-        return (role, str(cell[role])), f"{cell['weights']} {component['fingerprint']}"
-    return (role, str(cell[role])), str(component["fingerprint"])
-
-
-def _support_name(cell: Mapping[str, Any]) -> str:
-    return "" if cell["support"] is None else f"{cell['support']['perturbation']}{_at(cell['support']['level'])}"
-
-
-def _at(level: float | None) -> str:
-    return "" if level is None else f"@{level:g}"
-
-
-def _params_text(cell: Mapping[str, Any], role: str) -> str:
-    params: Mapping[str, Any] = cell["components"][role]["params"]
-    return ":".join(f"{name}={_value(value)}" for name, value in sorted(params.items()))
-
-
-def _value(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _dims(dims: Mapping[str, JSONScalar]) -> str:
