@@ -191,7 +191,7 @@ def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
     injected = {
         name: model_component(catalog, str(resolved.arguments[name]), WeightsChoice(origin="pretrained"))
         for name in entry.model_params
-        if resolved.arguments[name] is not None
+        if resolved.arguments[name] is not None and resolved.arguments[name] not in entry.model_words
     }
     ref = resolved.ref
     if injected:

@@ -93,7 +93,8 @@ class PerturbationEntry(Entry):
     """A perturbation. The facts agree with its :class:`~harness.protocols.PerturbationInfo`.
 
     ``model_params`` names the parameters whose values are models in the registry, which the engine then builds and
-    injects. ``target_param`` names the parameter that says what an attack aims at (``head`` or ``probe``).
+    injects; ``model_words`` are values of theirs that name no model but something else, such as ``mask``.
+    ``target_param`` names the parameter that says what an attack aims at (``head`` or ``probe``).
     """
 
     kind: ClassVar[Kind] = "perturbation"
@@ -104,6 +105,7 @@ class PerturbationEntry(Entry):
     needs_target: bool = False
     target_param: str | None = None
     model_params: tuple[str, ...] = ()
+    model_words: tuple[str, ...] = ()
     needs: frozenset[Capability] = frozenset()
     loss: str | None = None
     """The realised quantity its levels are plotted against (``information_loss``), if it records one."""

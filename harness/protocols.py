@@ -125,6 +125,8 @@ class PerturbationContext:
     """What the engine gives a perturbation once, before the first batch.
 
     ``models``: the models its parameters name, by parameter, each with its own normalisation inside.
+    ``evaluated``: the model that is being measured, for what is relative to it (its token grid, its own attention);
+    None where pixels are perturbed without one. ``num_images``: how many images will be perturbed in all.
     ``target``: differentiable ``scores(images) -> (N, C)`` of what an attack aims at, None unless it asked.
     ``support``: the support images, batch by batch, each call anew, or None where the dataset has no support split.
     ``cache_dir``: where maps may be kept between runs (None: nowhere); key them by weights, view and fingerprint.
@@ -136,6 +138,8 @@ class PerturbationContext:
     dataset_fingerprint: str
     num_classes: int
     models: Mapping[str, Model] = field(default_factory=dict)
+    evaluated: Model | None = None
+    num_images: int = 1
     target: Callable[[Tensor], Tensor] | None = None
     support: Callable[[], Iterator[ImageBatch]] | None = None
     cache_dir: Path | None = None
@@ -163,6 +167,15 @@ class Perturbation(Protocol):
 
         What was really done to each image stands in its ``realised``.
         """
+        ...
+
+
+@runtime_checkable
+class HasMaps(Protocol):
+    """A perturbation that goes by maps of the image, which pictures of it show beside it."""
+
+    def maps(self, state: Any) -> Mapping[str, Tensor]:
+        """Maps by name, each (N, rows, columns) of values from 0 up, from what :meth:`Perturbation.begin` gave."""
         ...
 
 

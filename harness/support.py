@@ -78,7 +78,9 @@ class Preparation:
         """The cell's perturbation, built and prepared once per seed and target."""
         if cell.unit not in self._perturbations:
             seed = cell.cell.seeds.perturb or 0
-            self._perturbations[cell.unit] = self._prepare(cell.perturbation, seed, self._target(cell))
+            self._perturbations[cell.unit] = self._prepare(
+                cell.perturbation, seed, self._target(cell), num_images=self.walk.num_images
+            )
         return self._perturbations[cell.unit]
 
     def fitted(self, cell: PlannedCell) -> FittedProbe:
@@ -136,7 +138,12 @@ class Preparation:
         return probe_scores(self.model, self.probe(cell), self.fitted(cell))
 
     def _prepare(
-        self, component: PerturbationComponent, seed: int, target: Callable[[torch.Tensor], torch.Tensor] | None
+        self,
+        component: PerturbationComponent,
+        seed: int,
+        target: Callable[[torch.Tensor], torch.Tensor] | None,
+        *,
+        num_images: int,
     ) -> AnyPerturbation:
         perturbation = component.build()
         info = self.walk.dataset.dataset.info
@@ -148,6 +155,8 @@ class Preparation:
                 dataset_fingerprint=info.fingerprint,
                 num_classes=len(info.classes),
                 models={name: self._inject(component, name) for name in component.injected},
+                evaluated=self.model,
+                num_images=num_images,
                 target=target,
                 support=None if info.support_split is None else self._support_batches,
                 cache_dir=self.cache_dir,
@@ -308,7 +317,9 @@ class Preparation:
             target = head_scores(self.model)
         elif component.target == "probe":
             target = probe_scores(self.model, self.probe(cell), self._fit_clean(cell))
-        return self._prepare(component, cell.cell.seeds.support_perturb or 0, target)
+        seed = cell.cell.seeds.support_perturb or 0
+        in_split = len(self.walk.dataset.dataset.index(self._support_split))
+        return self._prepare(component, seed, target, num_images=in_split)
 
     def _load(self, split: str, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, ImageBatch]]:
         for consumed, batch in load_batches(

@@ -87,7 +87,10 @@ def prepared(subject: Subject, *, seed: int = 0, all_levels: bool = False) -> tu
     perturbation = subject.make()
     info: PerturbationInfo = perturbation.info
     victim = tiny() if info.needs_target else None
-    models: dict[str, Model] = {name: tiny() for name in entry.model_params if subject.params.get(name) is not None}
+    models: dict[str, Model] = {
+        name: tiny() for name in entry.model_params if subject.params.get(name) not in (None, *entry.model_words)
+    }
+    backbone = tiny()
     perturbation.prepare(
         PerturbationContext(
             seed=seed,
@@ -96,13 +99,15 @@ def prepared(subject: Subject, *, seed: int = 0, all_levels: bool = False) -> tu
             dataset_fingerprint="sample",
             num_classes=sample.classes,
             models=models,
+            evaluated=backbone,
+            num_images=sample.images,
             target=None if victim is None else lambda images: _head_scores(victim, images),
             support=lambda: _support(subject),
         )
     )
     levels = (None,) if info.level is None else info.level.values if all_levels else _ends(info.level.values)
     batch = sample_batch([i % sample.classes for i in range(sample.images)], side_px=sample.side_px)
-    return Trial(perturbation=perturbation, backbone=tiny(), levels=levels), batch
+    return Trial(perturbation=perturbation, backbone=backbone, levels=levels), batch
 
 
 def _ends(values: Sequence[float]) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ New = Literal["both", "shapes", "textures"]
 class ShapesParams:
     """Parameters of ``shapes``."""
 
-    query: Query = param(  # noqa: RUF009  # a dataclass field: ruff knows it by immutable annotations, not by an alias
+    query: Query = param(
         "test",
         help="the split that is asked about; probes learn from stylized_train for the stylized splits, else from train",
     )
@@ -36,9 +36,7 @@ class ShapesParams:
 class NovelParams:
     """Parameters of ``shapes_novel``."""
 
-    new: New = param(  # noqa: RUF009  # as above
-        "both", help="what the zoo's networks have not seen in training: shapes, textures or both"
-    )
+    new: New = param("both", help="what the zoo's networks have not seen in training: shapes, textures or both")
     seed: int = param(0, help="another seed gives other scenes of the same kind", low=0)
     images: int = param(1000, help="images of the split that is asked about", unit="images", low=10)
     train_images: int = param(4000, help="images of the split that probes learn from", unit="images", low=10)

@@ -9,11 +9,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from harness.errors import ParameterError
+from harness.errors import CapabilityError, ParameterError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
+
+    from harness.protocols import Model
+    from harness_patchdrop.parameters import Grid
+
+_OF_TOKENS = {"tokens": (1, 1), "tokensx2": (2, 1), "tokensx4": (4, 1), "tokens/2": (1, 2), "tokens/4": (1, 4)}
+
+
+def resolve_grid(grid: Grid, model: Model | None) -> tuple[int, int]:
+    """``grid`` as rows and columns; ``tokens`` and its multiples and parts are those of ``model``'s patch tokens.
+
+    Raises :class:`~harness.errors.CapabilityError` where that model has no patches of a fixed size (or there is none),
+    and :class:`~harness.errors.ParameterError` for a part that is no whole number of cells.
+    """
+    if not isinstance(grid, str):
+        return grid
+    if model is None or model.info.patch_size is None:
+        who = "there is no model here" if model is None else f"model {model.info.name} has no patches of a fixed size"
+        raise CapabilityError(f"grid={grid}: {who}", hint="give the grid as ROWSxCOLUMNS, such as grid=14x14")
+    times, parts = _OF_TOKENS[grid]
+    side = model.info.input_size // model.info.patch_size * times
+    if side % parts:
+        raise ParameterError(
+            f"grid={grid}: {side} tokens a side of model {model.info.name} do not divide by {parts}",
+            hint="give the grid as ROWSxCOLUMNS, such as grid=7x7",
+        )
+    return (side // parts, side // parts)
 
 
 def drop_count(ratio: float, cells: int) -> int:

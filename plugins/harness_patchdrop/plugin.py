@@ -1,45 +1,22 @@
-"""Descriptor of the PatchDrop family."""
+"""Descriptors of the PatchDrop family."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.entries import PerturbationEntry
 from harness.hookspecs import hookimpl
-from harness.params import param
-from harness.types import LevelSpec
+from harness_patchdrop.parameters import RATIO, OffsetDropParams, PixelDropParams, RandomDropParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RATIO = LevelSpec(
-    name="ratio",
-    unit="of cells",
-    values=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    low=0.0,
-    high=1.0,
-    identity=0.0,
-    nested=True,
-)
-"""The strength axis: the fraction of cells dropped. The sweep is that of the paper."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RandomDropParams:
-    """Parameters of ``patchdrop_random``."""
-
-    grid: tuple[int, int] = param(
-        (14, 14),
-        help="cells the image is divided into, as ROWSxCOLUMNS; any numbers up to the image's pixels",
-        unit="cells",
-        low=1,
-    )
+_LOSS = "information_loss"
 
 
 @hookimpl
 def harness_register_perturbations() -> Iterable[PerturbationEntry]:
-    """Offer ``patchdrop_random``."""
+    """Offer every drop, shuffle and lesion of the family."""
     yield PerturbationEntry(
         name="patchdrop_random",
         target="harness_patchdrop.random_drop:RandomPatchDrop",
@@ -47,5 +24,23 @@ def harness_register_perturbations() -> Iterable[PerturbationEntry]:
         params=RandomDropParams,
         level=RATIO,
         stochastic=True,
-        loss="information_loss",
+        loss=_LOSS,
+    )
+    yield PerturbationEntry(
+        name="patchdrop_offset",
+        target="harness_patchdrop.random_drop:OffsetPatchDrop",
+        summary="random PatchDrop shifted by half a cell, so that it does not line up with a model's patches",
+        params=OffsetDropParams,
+        level=RATIO,
+        stochastic=True,
+        loss=_LOSS,
+    )
+    yield PerturbationEntry(
+        name="pixeldrop",
+        target="harness_patchdrop.random_drop:PixelDrop",
+        summary="black out a random fraction of the pixels",
+        params=PixelDropParams,
+        level=RATIO,
+        stochastic=True,
+        loss=_LOSS,
     )

@@ -1,87 +1,154 @@
-"""Random PatchDrop: a random set of cells blacked out, drawn for each image by its id."""
+"""Drops of random cells, drawn for each image by its id: PatchDrop, its offset variant, and PixelDrop."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from harness import rng
-from harness.errors import ParameterError
-from harness.params import canonical
-from harness.protocols import PerturbationContext, PerturbationInfo
-from harness_patchdrop.grids import cell_areas, drop_count, to_pixels
-from harness_patchdrop.plugin import RATIO, RandomDropParams
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from harness.types import ImageBatch
-
-STREAM = "patchdrop"
-"""What the draws are keyed by; every variant of the family that drops random cells shares it, and so its masks."""
+from harness.types import ImageBatch
+from harness_patchdrop.grids import drop_count, resolve_grid, to_pixels
+from harness_patchdrop.mask_scope import mask_groups, mask_ids
+from harness_patchdrop.parameters import (
+    RATIO,
+    FillName,
+    Grid,
+    MaskScope,
+    OffsetDropParams,
+    PixelDropParams,
+    RandomDropParams,
+)
+from harness_patchdrop.replacement import STREAM, PixelReplacement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellRanks:
-    """The order in which each image loses its cells: ``ranks`` (N, cells) int32, the cell of rank 0 first."""
+class RandomOrder:
+    """The order in which images lose their cells: that of rising ``draws`` (N, cells) uint64; ``rising`` is sorted.
 
-    ranks: Tensor
+    Cells of one image never tie (:func:`harness.rng.bits`), so the first k cells are those below the draw of rank k.
+    """
+
+    draws: npt.NDArray[np.uint64]
+    rising: npt.NDArray[np.uint64]
+    grid: tuple[int, int]
+    device: torch.device
+
+    def first(self, count: int) -> Tensor:
+        """The first ``count`` cells of each image: (N, cells) bool on the images' device."""
+        if count >= self.draws.shape[1]:
+            return torch.ones(self.draws.shape, dtype=torch.bool, device=self.device)
+        return torch.from_numpy(self.draws < self.rising[:, count : count + 1]).to(self.device)
 
 
-class RandomPatchDrop:
-    """Write 0 (black, before the model normalises) over floor(ratio * cells) random cells of each image.
+class RandomDrop(PixelReplacement):
+    """A random set of floor(ratio * cells) cells of each image; for one image a lower ratio's are among a higher's."""
+
+    def __init__(self, name: str, params: RandomDropParams | PixelDropParams) -> None:
+        super().__init__(name, params, RATIO, stochastic=True)
+        self._mask_scope = params.mask_scope
+
+    @abstractmethod
+    def _grid(self, batch: ImageBatch) -> tuple[int, int]:
+        """Rows and columns of cells."""
+
+    def _order(self, batch: ImageBatch) -> RandomOrder:
+        grid = self._grid(batch)
+        keys = mask_ids(batch.ids, self._mask_scope, self.context)
+        draws = rng.bits(self.context.seed, STREAM, keys, grid[0] * grid[1])
+        return RandomOrder(draws=draws, rising=np.sort(draws, axis=1), grid=grid, device=batch.images.device)
+
+    def _dropped(self, order: RandomOrder, level: float, size: tuple[int, int]) -> Tensor:
+        return to_pixels(order.first(drop_count(level, order.draws.shape[1])), order.grid, size)
+
+    def _realised(self, batch: ImageBatch, order: RandomOrder, level: float) -> Mapping[str, Tensor]:  # noqa: ARG002 - the contract of the class above
+        return mask_groups(batch.ids, self._mask_scope, self.context)
+
+
+class RandomPatchDrop(RandomDrop):
+    """Replace floor(ratio * cells) random cells of each image, by black unless told otherwise.
 
     Random PatchDrop of Naseer et al., "Intriguing Properties of Vision Transformers" (arXiv 2105.10497), section 3.1
     and appendix A, with one difference: their code draws one mask per batch, here each image has its own, keyed by
-    seed and image id. For one image the cells of a lower ratio are among those of every higher one.
+    seed and image id, unless ``mask_scope`` is ``batch``. For one image the cells of a lower ratio are among those of
+    every higher one.
 
     ``grid``: rows and columns of cells; see :func:`harness_patchdrop.grids.cell_of_pixel` for sides it does not
     divide. ``realised["information_loss"]`` is the exact fraction of pixels dropped.
     """
 
-    def __init__(self, *, grid: tuple[int, int] = (14, 14)) -> None:
-        self._grid = grid
-        self._seed: int | None = None
-        self._info = PerturbationInfo(
-            name="patchdrop_random",
-            stochastic=True,
-            stream=STREAM,
-            level=RATIO,
-            params=canonical(RandomDropParams(grid=grid)),
-        )
+    def __init__(
+        self,
+        *,
+        grid: Grid = (14, 14),
+        fill: FillName = "black",
+        colour: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        blur: float = 0.0625,
+        mask_scope: MaskScope = "image",
+    ) -> None:
+        params = RandomDropParams(grid=grid, fill=fill, colour=colour, blur=blur, mask_scope=mask_scope)
+        super().__init__("patchdrop_random", params)
+        self._asked_grid = grid
 
-    @property
-    def info(self) -> PerturbationInfo:
-        """What it is and promises."""
-        return self._info
+    def _grid(self, batch: ImageBatch) -> tuple[int, int]:  # noqa: ARG002 - the same for every batch
+        return resolve_grid(self._asked_grid, self.context.evaluated)
 
-    def prepare(self, context: PerturbationContext) -> None:
-        """Take the seed."""
-        self._seed = context.seed
 
-    def begin(self, batch: ImageBatch) -> CellRanks:
-        """The order of cells of each image, shared by all ratios; on the images' device."""
-        if self._seed is None:
-            raise RuntimeError("patchdrop_random: begin() was called before prepare()")
-        ranks = rng.ranks(self._seed, STREAM, batch.ids, self._grid[0] * self._grid[1])
-        return CellRanks(ranks=torch.from_numpy(ranks).to(torch.int32).to(batch.images.device))
+class OffsetPatchDrop(RandomDrop):
+    """Random PatchDrop with every cell shifted right and down by half a cell (arXiv 2105.10497, appendix A.1).
 
-    def apply(self, batch: ImageBatch, state: CellRanks, level: float | None) -> ImageBatch:
-        """The batch with the first floor(level * cells) cells of each image black.
+    The shift is floor(height / (2 * rows)) and floor(width / (2 * columns)) pixels: 8 at 224 pixels and 14x14. What it
+    pushes out at the right and the bottom comes in again at the left and the top (``border="wrapped"``), so that
+    nothing of the mask is lost; with ``border="visible"``, as in the authors' code, that strip is never dropped and
+    the loss of pixels falls short of the ratio, by the factor (216 / 224) ** 2 in expectation at their sizes. Cells,
+    seeds and masks are those of ``patchdrop_random``.
+    """
 
-        Raises :class:`~harness.errors.ParameterError` for no level, one outside [0, 1], or a grid finer than the image.
-        """
-        if level is None:
-            raise ParameterError(
-                "patchdrop_random needs a ratio of cells to drop", hint="patchdrop_random@0.5, or @all for the sweep"
-            )
-        cells = state.ranks.shape[1]
-        dropped = state.ranks < drop_count(RATIO.check(level, "patchdrop_random"), cells)
-        size = (batch.images.shape[2], batch.images.shape[3])
-        areas = torch.from_numpy(cell_areas(self._grid, size).copy()).to(dropped.device)
-        # Whole pixels are counted as integers, so the quotient is the same on every device.
-        pixels = (dropped * areas).sum(dim=1).cpu()
-        images = batch.images.masked_fill(to_pixels(dropped, self._grid, size)[:, None], 0.0)
-        return batch.with_images(images, information_loss=pixels.to(torch.float64) / (size[0] * size[1]))
+    def __init__(
+        self,
+        *,
+        grid: Grid = (14, 14),
+        fill: FillName = "black",
+        colour: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        blur: float = 0.0625,
+        mask_scope: MaskScope = "image",
+        border: Literal["wrapped", "visible"] = "wrapped",
+    ) -> None:
+        params = OffsetDropParams(grid=grid, fill=fill, colour=colour, blur=blur, mask_scope=mask_scope, border=border)
+        super().__init__("patchdrop_offset", params)
+        self._asked_grid = grid
+        self._border = border
+
+    def _grid(self, batch: ImageBatch) -> tuple[int, int]:  # noqa: ARG002 - the same for every batch
+        return resolve_grid(self._asked_grid, self.context.evaluated)
+
+    def _dropped(self, order: RandomOrder, level: float, size: tuple[int, int]) -> Tensor:
+        down, right = size[0] // (2 * order.grid[0]), size[1] // (2 * order.grid[1])
+        shifted = super()._dropped(order, level, size).roll((down, right), dims=(1, 2))
+        if self._border == "visible":
+            shifted[:, :down] = False
+            shifted[:, :, :right] = False
+        return shifted
+
+
+class PixelDrop(RandomDrop):
+    """Random PatchDrop whose cells are single pixels, all channels together (arXiv 2105.10497, appendix B)."""
+
+    def __init__(
+        self,
+        *,
+        fill: FillName = "black",
+        colour: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        blur: float = 0.0625,
+        mask_scope: MaskScope = "image",
+    ) -> None:
+        super().__init__("pixeldrop", PixelDropParams(fill=fill, colour=colour, blur=blur, mask_scope=mask_scope))
+
+    def _grid(self, batch: ImageBatch) -> tuple[int, int]:
+        return (batch.images.shape[2], batch.images.shape[3])

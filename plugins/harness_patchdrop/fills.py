@@ -1,0 +1,66 @@
+"""What stands in place of dropped pixels: black, a colour, noise, or the image blurred."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from harness import rng
+from harness.errors import CapabilityError
+from harness.protocols import PerturbationContext
+from harness.types import ImageBatch
+from harness_patchdrop.parameters import FillName
+
+_NOISE_STREAM = "patchdrop.noise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """A way to replace pixels, in [0, 1] and so before any model normalises.
+
+    ``colour`` is that of ``constant``; ``blur`` the standard deviation of the Gaussian of ``blur``, as a share of the
+    image's shorter side. Black is the fill of Naseer et al. (arXiv 2105.10497); ``mean`` is zero after normalisation,
+    which is another experiment.
+    """
+
+    name: FillName = "black"
+    colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    blur: float = 0.0625
+
+    def pixels(self, batch: ImageBatch, context: PerturbationContext) -> Tensor | None:
+        """What dropped pixels become: None for black, else float32 that broadcasts to (N, 3, H, W).
+
+        Noise is keyed by seed and image id, uniform in [0, 1), and independent of everything else. The blur is Pillow's
+        on 8-bit pixels, the same bits on every device. Raises :class:`~harness.errors.CapabilityError` for ``mean``
+        where no model is evaluated.
+        """
+        if self.name == "black":
+            return None
+        if self.name == "constant":
+            return batch.images.new_tensor(self.colour).view(1, 3, 1, 1)
+        if self.name == "mean":
+            if context.evaluated is None:
+                raise CapabilityError("fill=mean is the mean of the evaluated model, and there is none here")
+            return batch.images.new_tensor(context.evaluated.info.mean).view(1, 3, 1, 1)
+        if self.name == "noise":
+            noise = rng.dense_uniforms(context.seed, _NOISE_STREAM, batch.ids, batch.images.shape[1:])
+            return torch.from_numpy(noise).to(batch.images.device)
+        return _blurred(batch.images, self.blur)
+
+
+def replaced(images: Tensor, dropped: Tensor, fill: Tensor | None) -> Tensor:
+    """``images`` (N, 3, H, W) with ``fill`` (None: black) wherever ``dropped`` (N, H, W) bool is true."""
+    if fill is None:
+        return images.masked_fill(dropped[:, None], 0.0)
+    return torch.where(dropped[:, None], fill, images)
+
+
+def _blurred(images: Tensor, share: float) -> Tensor:
+    kernel = ImageFilter.GaussianBlur(share * min(images.shape[2:]))
+    pixels = (images.detach().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    blurred = np.stack([np.asarray(Image.fromarray(image).filter(kernel)) for image in pixels])
+    return torch.from_numpy(blurred).permute(0, 3, 1, 2).to(images.device).float().div_(255)
