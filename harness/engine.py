@@ -23,7 +23,7 @@ from harness.options import Counters, RunOptions
 from harness.outcome_files import write_outcomes
 from harness.progress import NoProgress, Progress
 from harness.support import Preparation
-from harness.types import Measurement, ModelInfo, ResultRecord, digest
+from harness.types import Cell, Measurement, ModelInfo, ResultRecord, digest
 from harness.walk import Failure, Walk, failure_of
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ def execute(
     progress = progress or NoProgress()
     todo = plan.without(store.keys() - redo)
     for cell in todo.not_applicable:
-        record = ResultRecord(key=cell.key, cell=cell.as_dict(), not_applicable=cell.not_applicable)
-        if store.append(record):
-            written(record)
+        _record_refusal(cell, cell.not_applicable, store, written)
     for damaged in checkpoints.prune(store.folder, store.keys() - redo).damaged:
         progress.note(f"{damaged.path} cannot be used, what it held starts anew: {damaged.reason}")
     if not todo.passes:
@@ -90,6 +88,14 @@ def execute(
         if options.fail_fast and execution.failures:
             break
     return execution
+
+
+def _record_refusal(
+    cell: Cell, reason: str | None, store: RecordStore, written: Callable[[ResultRecord], object]
+) -> None:
+    record = ResultRecord(key=cell.key, cell=cell.as_dict(), not_applicable=reason)
+    if store.append(record):
+        written(record)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -187,6 +193,9 @@ class _Runner:
                 self.progress.end()
                 self.execution.failures += loop.failures.values()
             del positions
+            for item in walk.cells:
+                if item.key in loop.refused:
+                    _record_refusal(item.cell, loop.refused[item.key], self.store, self.written)
             self._write(walk, loop, total, started=started, batch_size=batch_size.value)
         saver.remove([item.key for item in group.cells])
 

@@ -119,6 +119,8 @@ class Pass:
     precision: Precision
     cells: tuple[PlannedCell, ...]
     clean: PerturbationComponent
+    tolerant: bool = False
+    """Whether a cell that turns out to make no sense is recorded as not applicable instead of failing."""
 
     @property
     def walk_id(self) -> str:
@@ -276,7 +278,7 @@ def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[Su
                         refused[item.key] = item.cell
     return RunPlan(
         cells=tuple(order.values()),
-        passes=tuple(_passes(planned.values(), places, clean)),
+        passes=tuple(_passes(planned.values(), places, clean, tolerant=request.tolerant)),
         headlines={probe.ref.name: probe.headline for probe in probes},
     )
 
@@ -408,6 +410,8 @@ def _passes(
     cells: Iterable[PlannedCell],
     places: Mapping[str, tuple[ModelComponent, DatasetComponent]],
     clean: PerturbationComponent,
+    *,
+    tolerant: bool,
 ) -> list[Pass]:
     grouped: dict[str, list[PlannedCell]] = {}
     for cell in cells:
@@ -433,6 +437,7 @@ def _passes(
                 precision=first.precision,
                 cells=tuple(members),
                 clean=clean,
+                tolerant=tolerant,
             )
         )
     return passes

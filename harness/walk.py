@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.adapters import check_want
 from harness.cell_run import CellRun
-from harness.errors import HarnessError, WeightsError
+from harness.errors import CapabilityError, HarnessError, WeightsError
 from harness.forward import Forward, as_memory_allows, is_out_of_memory
 from harness.loader import BatchSize, load_batches
 from harness.planning import PlannedCell, describe_ref, union
@@ -78,7 +78,8 @@ class LiveCell:
 class Walk:
     """One walk over the images of a pass for those of its cells that start at the same image.
 
-    ``runs`` holds what was counted; ``failures`` the cells that fell out, each with its reason.
+    ``runs`` holds what was counted; ``failures`` the cells that fell out, each with its reason; ``refused`` the reasons
+    of those of a tolerant pass that turned out to make no sense once model and perturbation were there.
     """
 
     preparation: Preparation
@@ -88,6 +89,7 @@ class Walk:
     live: dict[str, LiveCell] = field(default_factory=dict)
     runs: dict[str, CellRun] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def prepare(self, cells: list[PlannedCell], states: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> None:
         """Fit and prepare every cell, and go on from ``states`` where there are any.
@@ -100,7 +102,7 @@ class Walk:
             key, unit, fit_key = item.key, item.unit, item.fit_key
             known = broken.get(fit_key) or broken.get(unit)
             if known is not None:
-                self.failures[key] = failure_of(item, known)
+                self._fell_out(item, known)
                 continue
             # What cells share is tried once: a fit, then a perturbation with its seed and target.
             trying = fit_key
@@ -118,7 +120,7 @@ class Walk:
                 raise
             except Exception as error:  # noqa: BLE001 - one broken component must not take the other cells with it
                 broken[trying] = error
-                self.failures[key] = failure_of(item, error)
+                self._fell_out(item, error)
                 continue
             self.runs[key] = run
             self.live[key] = LiveCell(
@@ -215,9 +217,16 @@ class Walk:
                     raise
                 self.batch_size.restore()
             for cell in cells:
-                self.failures[cell.key] = failure_of(cell.item, error)
+                self._fell_out(cell.item, error)
                 self.live.pop(cell.key, None)
                 self.runs.pop(cell.key, None)
+
+    def _fell_out(self, item: PlannedCell, error: Exception) -> None:
+        """``item`` gets no number: it failed, or it was one of many combinations and makes no sense."""
+        if self.preparation.walk.tolerant and isinstance(error, CapabilityError):
+            self.refused[item.key] = error.message
+        else:
+            self.failures[item.key] = failure_of(item, error)
 
 
 def _untouched(cell: LiveCell, batch: ImageBatch, state: Any, level: float | None) -> ImageBatch:

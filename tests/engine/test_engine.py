@@ -13,7 +13,7 @@ from engine_doubles.perturbations import BreaksAt, Dimmed
 from engine_doubles.probes import BreakingProbe, CentroidProbe, PixelProbe, ResultlessProbe
 
 from harness.engine import execute
-from harness.errors import UsageError, WeightsError
+from harness.errors import CapabilityError, UsageError, WeightsError
 from harness.options import Counters, RunOptions
 from harness.records import RecordStore, load_records
 from harness.types import View
@@ -101,6 +101,24 @@ def test_a_result_that_cannot_be_made_fails_alone(run, model, dataset):
     (failure,) = result.failures
     assert "ArithmeticError: the mean of nothing" in failure.message
     assert [record.cell["probe"] for record in result.records] == ["pixels"]
+
+
+def test_what_turns_out_to_make_no_sense_is_a_row_with_its_reason_where_a_pattern_asked(run, dataset):
+    cannot = CapabilityError("model tiny has no block 7", hint="it has 2")
+    grid = {"dataset": dataset, "probe": "pixels", "perturb": ["none", BreaksAt(0.25, cannot)]}
+    result = run(model="tin*", **grid)
+    assert (result.failures, result.exit_code) == ((), 0)
+    reasons = {record.cell["level"]: record.not_applicable for record in result.records}
+    assert reasons == {None: None, 0.0: None, 0.25: "model tiny has no block 7", 0.5: "model tiny has no block 7"}
+    again = run(model="tin*", **grid)
+    assert (again.counters, again.reused) == (Counters(), 4)
+
+
+def test_what_turns_out_to_make_no_sense_fails_where_it_was_asked_for_by_name(run, dataset):
+    cannot = CapabilityError("model tiny has no block 7", hint="it has 2")
+    result = run(model="tiny", dataset=dataset, probe="pixels", perturb=BreaksAt(0.25, cannot))
+    assert [failure.message for failure in result.failures] == ["model tiny has no block 7\n  hint: it has 2"] * 2
+    assert result.exit_code == 1
 
 
 def test_missing_weights_stop_the_run_at_once(run, dataset, tmp_path):
