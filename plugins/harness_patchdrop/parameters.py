@@ -19,12 +19,27 @@ RATIO = LevelSpec(
 )
 """The strength axis: the fraction of cells dropped. The sweep is that of the paper."""
 
+SCAN_RATIO = LevelSpec(
+    name="ratio",
+    unit="of the pixels of the cell that loses most",
+    values=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    low=0.0,
+    high=1.0,
+    identity=0.0,
+    nested=True,
+)
+"""The strength axis of drops that take a different part of every cell."""
+
 Grid: TypeAlias = tuple[int, int] | Literal["tokens", "tokensx2", "tokensx4", "tokens/2", "tokens/4"]
 """Rows and columns of cells, or a multiple or part of the rows and columns of the evaluated model's patch tokens."""
 
 FillName: TypeAlias = Literal["black", "mean", "noise", "blur", "constant"]
 MaskScope: TypeAlias = Literal["image", "batch"]
+ScanDirection: TypeAlias = Literal["rows", "columns", "columns_reversed", "rows_reversed"]
 
+MASK_SCOPE_HELP = (
+    "who shares a mask: every image has its own, or, as in the authors' code, each group of about 256 images does"
+)
 GRID_HELP = (
     "cells the image is divided into, as ROWSxCOLUMNS, any numbers up to the image's pixels; or by the evaluated "
     "model's token grid: tokens, tokensx2, tokensx4, tokens/2, tokens/4"
@@ -63,10 +78,7 @@ class CellParams(FillParams):
 class RandomDropParams(CellParams):
     """Parameters of ``patchdrop_random``."""
 
-    mask_scope: MaskScope = param(
-        "image",
-        help="who shares a mask: every image has its own, or, as in the authors' code, each group of about 256 images",
-    )
+    mask_scope: MaskScope = param("image", help=MASK_SCOPE_HELP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +96,22 @@ class OffsetDropParams(RandomDropParams):
 class PixelDropParams(FillParams):
     """Parameters of ``pixeldrop``."""
 
-    mask_scope: MaskScope = param(
-        "image",
-        help="who shares a mask: every image has its own, or, as in the authors' code, each group of about 256 images",
+    mask_scope: MaskScope = param("image", help=MASK_SCOPE_HELP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequentialDropParams(CellParams):
+    """Parameters of ``scandrop_sequential``."""
+
+    direction: ScanDirection = param(
+        "rows",
+        help="the way of the scan: along rows or down columns from the top left, or the same backwards from the bottom "
+        "right; in this order the directions 1, 2, 3 and 4 of the authors' code",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanDropParams(SequentialDropParams):
+    """Parameters of the scan-line drops of pixels."""
+
+    mask_scope: MaskScope = param("image", help=MASK_SCOPE_HELP)

@@ -6,7 +6,26 @@ from typing import TYPE_CHECKING
 
 from harness.entries import PerturbationEntry
 from harness.hookspecs import hookimpl
-from harness_patchdrop.parameters import RATIO, OffsetDropParams, PixelDropParams, RandomDropParams
+from harness.types import Capability
+from harness_patchdrop.parameters import (
+    RATIO,
+    SCAN_RATIO,
+    CellParams,
+    OffsetDropParams,
+    PixelDropParams,
+    RandomDropParams,
+    ScanDropParams,
+    SequentialDropParams,
+)
+from harness_patchdrop.token_parameters import (
+    BLOCKS,
+    LESION_RATE,
+    TOKEN_RATIO,
+    CornerParams,
+    LesionParams,
+    ShuffleParams,
+    TokenDropParams,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,4 +62,74 @@ def harness_register_perturbations() -> Iterable[PerturbationEntry]:
         level=RATIO,
         stochastic=True,
         loss=_LOSS,
+    )
+    for name, attribute, summary in (
+        ("patchdrop_center", "CentrePatchDrop", "black out the cells nearest to the centre first"),
+        ("patchdrop_border", "BorderPatchDrop", "black out the cells farthest from the centre first"),
+    ):
+        yield PerturbationEntry(
+            name=name,
+            target=f"harness_patchdrop.position_drop:{attribute}",
+            summary=summary,
+            params=CellParams,
+            level=RATIO,
+            loss=_LOSS,
+        )
+    for name, attribute, summary in (
+        ("scandrop_linear", "LinearScanDrop", "black out pixels of every cell, more of them as a scan goes on"),
+        ("scandrop_center_max", "CentreMaxScanDrop", "black out pixels of every cell, most in the middle of a scan"),
+        ("scandrop_center_min", "CentreMinScanDrop", "black out pixels of every cell, fewest in the middle of a scan"),
+    ):
+        yield PerturbationEntry(
+            name=name,
+            target=f"harness_patchdrop.scan_drop:{attribute}",
+            summary=summary,
+            params=ScanDropParams,
+            level=SCAN_RATIO,
+            stochastic=True,
+            loss=_LOSS,
+        )
+    yield PerturbationEntry(
+        name="scandrop_sequential",
+        target="harness_patchdrop.scan_drop:SequentialScanDrop",
+        summary="black out whole cells one after the other, as a scan meets them",
+        params=SequentialDropParams,
+        level=RATIO,
+        loss=_LOSS,
+    )
+    yield PerturbationEntry(
+        name="tokendrop",
+        target="harness_patchdrop.token_drop:TokenDrop",
+        summary="take a random fraction of the patch tokens out of a transformer's sequence",
+        params=TokenDropParams,
+        stage="model",
+        level=TOKEN_RATIO,
+        stochastic=True,
+        needs=frozenset({Capability.INTERVENTION}),
+        loss=_LOSS,
+    )
+    yield PerturbationEntry(
+        name="lesion",
+        target="harness_patchdrop.lesion:Lesion",
+        summary="set a random fraction of the patch tokens to zero in front of one block, stage or pool",
+        params=LesionParams,
+        stage="feature",
+        level=LESION_RATE,
+        stochastic=True,
+        needs=frozenset({Capability.INTERVENTION}),
+        loss=_LOSS,
+    )
+    yield PerturbationEntry(
+        name="patch_shuffle",
+        target="harness_patchdrop.shuffle:PatchShuffle",
+        summary="cut the image into blocks and put them back in a random order",
+        params=ShuffleParams,
+        level=BLOCKS,
+        stochastic=True,
+    )
+    yield PerturbationEntry(
+        name="image_in_corner",
+        target="harness_patchdrop.corner:ImageInCorner",
+        summary="paste the whole image, made smaller, in a corner of a black canvas",
+        params=CornerParams,
     )
