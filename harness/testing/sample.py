@@ -186,17 +186,22 @@ class TinyModel:
         check_want(self.info, want)
         net = self.net
         x = net.patch_embed(model_input(images, self.info)).flatten(2).transpose(1, 2)
-        x = self._at("pos_embed", torch.cat([net.cls.expand(len(x), -1, -1), x], dim=1)) + net.pos
+        positions, kept = self._at("pos_embed", net.pos.expand(len(x), -1, -1), None)
+        if kept is not None:
+            x = x.take_along_dim(kept[:, :, None], dim=1)
+        x = torch.cat([net.cls.expand(len(x), -1, -1), x], dim=1) + positions
         tokens, normed, attention = {}, {}, {}
         for i, block in enumerate(net.blocks):
-            x, weights = block(self._at(f"block:{i}", x))
+            x, kept = self._at(f"block:{i}", x, kept)
+            x, weights = block(x)
             if i in want.tokens:
                 tokens[i] = self._split(x)
             if i in want.normed_tokens:
                 normed[i] = self._split(net.norm(x))
             if i in want.attention:
                 attention[i] = BlockAttention(weights=weights, kind="global")
-        pooled = net.norm(self._at("pool", x))[:, 0]
+        x, _ = self._at("pool", x, kept)
+        pooled = net.norm(x)[:, 0]
         return ModelOutputs(
             logits={"head": net.head(pooled)} if want.logits else {},
             pooled=pooled if want.pooled else None,
@@ -223,15 +228,19 @@ class TinyModel:
         finally:
             self._interventions = before
 
-    def _at(self, site: str, x: Tensor) -> Tensor:
+    def _at(self, site: str, x: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens and kept indices as they leave the intervention at ``site``, if there is one."""
         if site not in self._interventions:
-            return x
+            return x, kept
         fn, ids = self._interventions[site]
-        changed = fn(SiteTokens(prefix=x[:, :1], patches=x[:, 1:], grid=self.grid, ids=ids))
-        return torch.cat([changed.prefix, changed.patches], dim=1)
+        grid = self.grid if kept is None else (1, x.shape[1] - 1)
+        changed = fn(SiteTokens(prefix=x[:, :1], patches=x[:, 1:], grid=grid, ids=ids, kept=kept))
+        return torch.cat([changed.prefix, changed.patches], dim=1), changed.kept
 
     def _split(self, x: Tensor) -> BlockTokens:
-        return BlockTokens(prefix=x[:, :1], patches=x[:, 1:], grid=self.grid)
+        left = x.shape[1] - 1
+        whole = left == self.grid[0] * self.grid[1]
+        return BlockTokens(prefix=x[:, :1], patches=x[:, 1:], grid=self.grid if whole else (1, left))
 
 
 def without(info: ModelInfo, missing: frozenset[Capability]) -> ModelInfo:

@@ -65,24 +65,24 @@ class ImageInCorner:
         height, width = batch.images.shape[2:]
         size = (max(1, round(self._scale * height)), max(1, round(self._scale * width)))
         canvas = torch.zeros_like(batch.images) if state is None else state.expand_as(batch.images).clone()
-        where = _window(self._corner, size, (height, width))
-        canvas[where] = _resized(batch.images, size)
+        rows, columns = _window(self._corner, size, (height, width))
+        canvas[:, :, rows, columns] = _resized(batch.images, size)
         covered = torch.full((len(batch),), size[0] * size[1] / (height * width), dtype=torch.float64)
         pasted = batch.with_images(canvas, covered_area=covered)
         if batch.masks is None:
             return pasted
         masks = torch.zeros_like(batch.masks)
         small = functional.interpolate(batch.masks[:, None].float(), size=size, mode="nearest-exact")
-        masks[where] = small[:, 0].bool()
+        masks[:, rows, columns] = small[:, 0].bool()
         return replace(pasted, masks=masks)
 
 
-def _window(corner: Corner, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[object, slice, slice]:
-    """Where a picture of ``size`` lies: an index of the last two dimensions of an array that ends in ``canvas``."""
+def _window(corner: Corner, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns of a ``canvas`` that a picture of ``size`` takes in its corner."""
     upright, _, sideways = corner.partition("_")
     top = 0 if upright == "top" else canvas[0] - size[0]
     left = 0 if sideways == "left" else canvas[1] - size[1]
-    return (..., slice(top, top + size[0]), slice(left, left + size[1]))
+    return slice(top, top + size[0]), slice(left, left + size[1])
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -46,6 +46,13 @@ class RandomOrder:
             return torch.ones(self.draws.shape, dtype=torch.bool, device=self.device)
         return torch.from_numpy(self.draws < self.rising[:, count : count + 1]).to(self.device)
 
+    def first_of_each(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """The first ``counts[i]`` cells of image i: (N, cells) bool."""
+        last = self.draws.shape[1] - 1
+        limits = np.take_along_axis(self.rising, np.minimum(counts, last)[:, None], axis=1)
+        chosen: npt.NDArray[np.bool_] = (self.draws < limits) | (counts > last)[:, None]
+        return chosen
+
 
 class RandomDrop(PixelReplacement):
     """A random set of floor(ratio * cells) cells of each image; for one image a lower ratio's are among a higher's."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 import zlib
 from collections import OrderedDict
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import DataError
-from harness.run_folder import write_text, writer_tag
+from harness.run_folder import writer_tag
 from harness.types import JSONValue, digest
 
 FORMAT_VERSION = 1
@@ -81,10 +80,11 @@ class DiskMaps:
         """``root``: the folder of all keys. Nothing is written before the first :meth:`put`."""
         self._key = key
         self._folder = root / digest({"format": FORMAT_VERSION, "key": key})
-        self._own = f"{uuid.uuid4().hex[:12]}{SEGMENT_SUFFIX}"
+        self._own = _segment_name()
         self._row = np.dtype([("id", f"V{_ID_BYTES}"), ("map", "<i4", (cells,)), ("crc", "<u4")])
         self._cells = cells
-        self._segments: list[_Segment] = []
+        self._segments: list[npt.NDArray[np.void]] = []
+        self._numbers: dict[str, int] = {}
         self._index = _Index()
 
     def get(self, ids: Sequence[str]) -> tuple[Maps, npt.NDArray[np.bool_]]:
@@ -104,12 +104,14 @@ class DiskMaps:
         rows["map"] = maps
         rows["crc"] = _checksums(rows)
         try:
-            if not self._folder.is_dir():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                write_text(self._folder / "key.json", json.dumps(self._key, indent=1, sort_keys=True))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not (self._folder / "key.json").exists():
+                (self._folder / "key.json").write_text(json.dumps(self._key, indent=1, sort_keys=True))
             # The process is asked for anew each time: one that was forked off writes a segment of its own.
             _append(self._folder / f"{writer_tag()}-{self._own}", rows.tobytes())
         except OSError as error:
+            # Half a row would shift all that were appended after it. It is not cut off: others may have it mapped.
+            self._own = _segment_name()
             raise DataError(
                 f"cannot store saliency maps in {self._folder}: {error.strerror or error}",
                 hint="free some space (harness cache clear), name another folder with --cache-dir, or use --no-cache",
@@ -122,7 +124,7 @@ class DiskMaps:
         for i, place in zip(wanted.tolist(), self._index.find(keys).tolist(), strict=True):
             if place < 0:
                 continue
-            row = self._segments[place >> 40].rows[place & (2**40 - 1)]
+            row = self._segments[place >> 40][place & (2**40 - 1)]
             # Of ids whose digests begin alike, which is next to impossible, only the first is ever found.
             if row["id"].tobytes() == names[i]:
                 maps[i], known[i] = row["map"], True
@@ -130,23 +132,21 @@ class DiskMaps:
     def _read_new(self) -> None:
         """Index the rows that were appended to any segment since the last time."""
         for path in sorted(self._folder.glob(f"*{SEGMENT_SUFFIX}")):
-            number = next((n for n, segment in enumerate(self._segments) if segment.path == path), len(self._segments))
+            number = self._numbers.setdefault(path.name, len(self._segments))
             if number == len(self._segments):
-                self._segments.append(_Segment(path=path, rows=np.zeros(0, self._row)))
-            segment = self._segments[number]
-            seen, there = len(segment.rows), path.stat().st_size // self._row.itemsize
-            if there > seen:
-                segment.rows = np.memmap(path, dtype=self._row, mode="r", shape=(there,))
-                fresh = segment.rows[seen:]
-                valid = np.flatnonzero(_checksums(fresh) == fresh["crc"])
-                names = np.ascontiguousarray(fresh["id"][valid]).view("<u8").reshape(-1, _ID_BYTES // 8)
-                self._index.add(names[:, 0], (number << 40) + seen + valid)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Segment:
-    path: Path
-    rows: npt.NDArray[np.void]
+                self._segments.append(np.zeros(0, self._row))
+            seen = len(self._segments[number])
+            try:
+                there = path.stat().st_size // self._row.itemsize
+                if there <= seen:
+                    continue
+                self._segments[number] = np.memmap(path, dtype=self._row, mode="r", shape=(there,))
+            except FileNotFoundError:
+                continue  # somebody has just cleared the cache
+            fresh = self._segments[number][seen:]
+            valid = np.flatnonzero(_checksums(fresh) == fresh["crc"])
+            names = np.ascontiguousarray(fresh["id"][valid]).view("<u8").reshape(-1, _ID_BYTES // 8)
+            self._index.add(names[:, 0], (number << 40) + seen + valid)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -179,17 +179,14 @@ def _sorted(
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Append all of ``data`` or nothing, as far as the system lets one."""
     with path.open("ab", buffering=0) as file:
-        start = os.fstat(file.fileno()).st_size
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[file.write(left) :]
-        except OSError:
-            # Half a row would shift all that are appended later.
-            file.truncate(start)
-            raise
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+
+
+def _segment_name() -> str:
+    return f"{uuid.uuid4().hex[:12]}{SEGMENT_SUFFIX}"
 
 
 def _checksums(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:

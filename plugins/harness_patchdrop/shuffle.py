@@ -54,14 +54,15 @@ def block_order(
     if identity == "allowed" or blocks == 1:
         return order
     attempt = 0
-    while len(still := np.nonzero((order == np.arange(blocks)).all(axis=1))[0]):
+    while (still := (order == np.arange(blocks)).all(axis=1)).any():
         attempt += 1
-        order[still] = rng.permutations(seed, f"{STREAM}.{blocks}.again{attempt}", [ids[i] for i in still], blocks)
+        drawn_again = [name for name, same in zip(ids, still, strict=True) if same]
+        order[still] = rng.permutations(seed, f"{STREAM}.{blocks}.again{attempt}", drawn_again, blocks)
     return order
 
 
 def shuffled(images: Tensor, order: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``images`` (N, C, H, W) with block ``order[i, j]`` of image i in place j, for ``order`` (N, rows * columns) int64.
+    """``images`` (N, C, H, W) with block ``order[i, j]`` of image i in place j; ``order`` (N, rows * columns) int64.
 
     Blocks of floor(H / rows) x floor(W / columns) pixels, counted row by row. Where that does not cover the image they
     cover its centre, and the margin around them stays. Differentiable. Raises

@@ -259,19 +259,19 @@ def test_installing_a_plugin_changes_no_packaged_preset_and_no_other_name() -> N
     class Intruder:
         @hookimpl
         def harness_register_perturbations(self):
-            for name in ("patchdrop_random", "pixeldrop"):
+            for name in ("patchdrop_random", "patchdrop_random_7x7"):
                 yield PerturbationEntry(name=name, target="a.b:C", summary="s")
 
     core, _ = packaged_manager()
     manager, _ = packaged_manager(("intruder", Intruder()))
     catalog = build_catalog(manager)
-    for name in ("patchdrop_random", "pixeldrop"):
+    for name in ("patchdrop_random", "patchdrop_random_7x7"):
         with pytest.raises(PluginError, match="ambiguous"):
             catalog.resolve("perturbation", name)
         assert catalog.resolve("perturbation", f"intruder:{name}").entry.target == "a.b:C"
-    assert catalog.resolve("perturbation", "packaged:pixeldrop").arguments == {"grid": (224, 224)}
-    assert catalog.resolve("perturbation", "patchdrop:patchdrop_random").arguments == {"grid": (14, 14)}
-    sevens = [build_catalog(one).resolve("perturbation", "patchdrop_random_7x7") for one in (core, manager)]
+    assert catalog.resolve("perturbation", "packaged:patchdrop_random_7x7").arguments["grid"] == (7, 7)
+    assert catalog.resolve("perturbation", "patchdrop:patchdrop_random").arguments["grid"] == (14, 14)
+    sevens = [build_catalog(one).resolve("perturbation", "packaged:patchdrop_random_7x7") for one in (core, manager)]
     assert sevens[0].entry == sevens[1].entry
 
 
