@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 @click.option("--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Look here instead.")
 @json_option
 def cache(action: str, yes: bool, cache_dir: Path | None, as_json: bool) -> int:
-    """Show or clear what is kept: feature tables, digests of weight files, contact sheets; all are made anew at need.
+    """Show or clear what is kept: feature tables, saliency maps, digests of weight files, contact sheets.
+
+    All are made anew at need.
 
     Downloaded weights lie in the hub's own cache and are left alone; harness doctor says where.
 
@@ -55,11 +58,13 @@ def contents(folder: Path) -> dict[str, JSONValue]:
     from harness.feature_cache import FeatureCache
 
     tables, table_bytes = FeatureCache(folder / "features").statistics()
-    digests, sheets = _digests(folder), _sheets(folder)
+    maps, digests, sheets = _saliency(folder), _digests(folder), _sheets(folder)
     return {
         "folder": str(folder),
         "feature_tables": tables,
         "feature_bytes": table_bytes,
+        "saliency_sets": len({file.parent for file in maps}),
+        "saliency_bytes": sum(file.stat().st_size for file in maps),
         "digests": len(digests),
         "digest_bytes": sum(file.stat().st_size for file in digests),
         "sheets": len(sheets),
@@ -68,12 +73,19 @@ def contents(folder: Path) -> dict[str, JSONValue]:
 
 
 def clear(folder: Path) -> None:
-    """Remove feature tables, digests and contact sheets, nothing else that may lie in the folder."""
+    """Remove feature tables, saliency maps, digests and contact sheets, nothing else that may lie in the folder."""
     from harness.feature_cache import FeatureCache
 
     FeatureCache(folder / "features").clear()
+    if (folder / "saliency").is_dir():
+        shutil.rmtree(folder / "saliency")
     for file in (*_digests(folder), *_sheets(folder)):
         file.unlink(missing_ok=True)
+
+
+def _saliency(folder: Path) -> list[Path]:
+    """The files of every set of maps: those of one model, view and data."""
+    return sorted((folder / "saliency").glob("*/*.maps"))
 
 
 def _digests(folder: Path) -> list[Path]:
@@ -86,8 +98,8 @@ def _sheets(folder: Path) -> list[Path]:
 
 def _confirmed(found: dict[str, JSONValue]) -> bool:
     what = (
-        f"{found['feature_tables']} feature tables, {found['digests']} digests and {found['sheets']} contact sheets "
-        f"in {found['folder']}"
+        f"{found['feature_tables']} feature tables, {found['saliency_sets']} sets of saliency maps, "
+        f"{found['digests']} digests and {found['sheets']} contact sheets in {found['folder']}"
     )
     if not sys.stdin.isatty():
         raise UsageError(f"cannot ask whether to remove {what}: this is no terminal", hint="harness cache clear --yes")
@@ -103,6 +115,7 @@ def _show(found: dict[str, JSONValue], *, cleared: bool) -> None:
         (label, str(found[count]), readable_bytes(int(str(found[size]))))
         for label, count, size in (
             ("feature tables", "feature_tables", "feature_bytes"),
+            ("sets of saliency maps", "saliency_sets", "saliency_bytes"),
             ("digests of weight files", "digests", "digest_bytes"),
             ("contact sheets", "sheets", "sheet_bytes"),
         )

@@ -186,13 +186,13 @@ class TinyModel:
         check_want(self.info, want)
         net = self.net
         x = net.patch_embed(model_input(images, self.info)).flatten(2).transpose(1, 2)
-        positions, kept = self._at("pos_embed", net.pos.expand(len(x), -1, -1), None)
+        positions, kept = self._at("pos_embed", (net.pos.expand(len(x), -1, -1), None))
         if kept is not None:
             x = x.take_along_dim(kept[:, :, None], dim=1)
         x = torch.cat([net.cls.expand(len(x), -1, -1), x], dim=1) + positions
         tokens, normed, attention = {}, {}, {}
         for i, block in enumerate(net.blocks):
-            x, kept = self._at(f"block:{i}", x, kept)
+            x, kept = self._at(f"block:{i}", (x, kept))
             x, weights = block(x)
             if i in want.tokens:
                 tokens[i] = self._split(x)
@@ -200,7 +200,7 @@ class TinyModel:
                 normed[i] = self._split(net.norm(x))
             if i in want.attention:
                 attention[i] = BlockAttention(weights=weights, kind="global")
-        x, _ = self._at("pool", x, kept)
+        x, _ = self._at("pool", (x, kept))
         pooled = net.norm(x)[:, 0]
         return ModelOutputs(
             logits={"head": net.head(pooled)} if want.logits else {},
@@ -228,10 +228,11 @@ class TinyModel:
         finally:
             self._interventions = before
 
-    def _at(self, site: str, x: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _at(self, site: str, given: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
         """Tokens and kept indices as they leave the intervention at ``site``, if there is one."""
         if site not in self._interventions:
-            return x, kept
+            return given
+        x, kept = given
         fn, ids = self._interventions[site]
         grid = self.grid if kept is None else (1, x.shape[1] - 1)
         changed = fn(SiteTokens(prefix=x[:, :1], patches=x[:, 1:], grid=grid, ids=ids, kept=kept))

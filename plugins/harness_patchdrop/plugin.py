@@ -17,6 +17,14 @@ from harness_patchdrop.parameters import (
     ScanDropParams,
     SequentialDropParams,
 )
+from harness_patchdrop.saliency_parameters import (
+    BACKGROUND_MASS,
+    MASS,
+    SALIENCY_WORDS,
+    MatchedDropParams,
+    NonsalientDropParams,
+    SalientDropParams,
+)
 from harness_patchdrop.token_parameters import (
     BLOCKS,
     LESION_RATE,
@@ -133,3 +141,37 @@ def harness_register_perturbations() -> Iterable[PerturbationEntry]:
         summary="paste the whole image, made smaller, in a corner of a black canvas",
         params=CornerParams,
     )
+    for name, attribute, summary, params, level in (
+        (
+            "patchdrop_salient",
+            "SalientPatchDrop",
+            "black out the most salient cells, by the attention of another model unless told otherwise",
+            SalientDropParams,
+            MASS,
+        ),
+        (
+            "patchdrop_nonsalient",
+            "NonsalientPatchDrop",
+            "black out all but the most salient cells",
+            NonsalientDropParams,
+            BACKGROUND_MASS,
+        ),
+        (
+            "patchdrop_matched",
+            "MatchedPatchDrop",
+            "black out as many cells as patchdrop_salient does, but random ones: the control for area",
+            MatchedDropParams,
+            MASS,
+        ),
+    ):
+        yield PerturbationEntry(
+            name=name,
+            target=f"harness_patchdrop.salient_drop:{attribute}",
+            summary=summary,
+            params=params,
+            level=level,
+            stochastic=name == "patchdrop_matched",
+            model_params=("saliency", "gradient_of"),
+            model_words=SALIENCY_WORDS,
+            loss=_LOSS,
+        )

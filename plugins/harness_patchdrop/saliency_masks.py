@@ -1,4 +1,4 @@
-"""Saliency maps into sets of cells that hold a given share of them, in whole numbers, so that nothing is rounded."""
+"""Saliency maps in whole numbers, and the sets of cells that hold a given share of them, so that nothing is rounded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import rng
+from harness.errors import DataError
+
+UNITS = 2**24
+"""The whole that a map of attention or of gradients is divided into."""
 
 _TIES = "patchdrop.ties"
 _BILLION = 10**9
@@ -30,11 +34,7 @@ class CellsByMass:
     @property
     def cells(self) -> int:
         """How many cells an image has."""
-        return self.mass.shape[1]
-
-    def salient_counts(self, share: float) -> npt.NDArray[np.int64]:
-        """How many cells the salient set of each image has: (N,) int64. See :meth:`salient`."""
-        return self._counts(_billionths(share))
+        return int(self.mass.shape[1])
 
     def salient(self, share: float) -> npt.NDArray[np.bool_]:
         """The smallest set of cells that holds at least ``share`` of the mass: (N, cells) bool.
@@ -44,10 +44,10 @@ class CellsByMass:
         cells, those without mass as well. Shares count to nine decimals, so that 1 - 0.9 is 0.1. The set of a larger
         share holds that of a smaller one.
         """
-        return self._last(self.salient_counts(share))
+        return self._last(self._counts(_billionths(share)))
 
     def nonsalient(self, share: float) -> npt.NDArray[np.bool_]:
-        """The complement of ``salient(1 - share)``, exactly: (N, cells) bool. It holds at most ``share`` of the mass."""
+        """The complement of ``salient(1 - share)``, exactly: at most ``share`` of the mass. (N, cells) bool."""
         return ~self._last(self._counts(_BILLION - _billionths(share)))
 
     def share_of(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -60,10 +60,28 @@ class CellsByMass:
             return np.full(len(self.mass), self.cells, np.int64)
         # Python's integers do not overflow; a whole number is above a fraction iff it is above its floor.
         outside = [int(whole) * (_BILLION - billionths) // _BILLION for whole in self.rising[:, -1]]
-        return (self.rising > np.array(outside, np.int64)[:, None]).sum(axis=1)
+        inside: npt.NDArray[np.int64] = (self.rising > np.array(outside, np.int64)[:, None]).sum(axis=1)
+        return inside
 
     def _last(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         return self.ranks >= self.cells - counts[:, None]
+
+
+def whole_numbers(values: npt.NDArray[np.float64], image_id: str) -> npt.NDArray[np.int32]:
+    """A map (cells,) in parts of :data:`UNITS` of its sum, rounded: int32.
+
+    A map of zeros says that no cell is more salient than another, and comes out even (a model whose prediction is
+    certain has no gradient). Raises :class:`~harness.errors.DataError` for values that are not finite.
+    """
+    whole = float(values.sum())
+    if not np.isfinite(whole):
+        raise DataError(
+            f"image {image_id}: its saliency is not finite",
+            hint="the model overflows on this image or its weights are broken; name another saliency",
+        )
+    if whole == 0:
+        return np.ones(values.shape, np.int32)
+    return np.rint(values / whole * UNITS).astype(np.int32)
 
 
 def cells_by_mass(mass: npt.NDArray[np.int64], ids: Sequence[str]) -> CellsByMass:
@@ -77,9 +95,7 @@ def cells_by_mass(mass: npt.NDArray[np.int64], ids: Sequence[str]) -> CellsByMas
     return CellsByMass(mass=mass, ranks=np.argsort(order, axis=1), rising=rising)
 
 
-def resampled(
-    mass: npt.NDArray[np.int64], source: tuple[int, int], target: tuple[int, int]
-) -> npt.NDArray[np.int64]:
+def resampled(mass: npt.NDArray[np.int64], source: tuple[int, int], target: tuple[int, int]) -> npt.NDArray[np.int64]:
     """Maps (N, cells of ``source``) spread over the grid ``target`` by area: (N, cells of ``target``) int64.
 
     What a cell holds goes to the cells it overlaps in proportion to the overlap. The whole numbers are those of a
@@ -92,7 +108,8 @@ def resampled(
         return mass
     maps = mass.reshape(-1, *source)
     down, across = _overlaps(source[0], target[0]), _overlaps(source[1], target[1])
-    return np.ascontiguousarray((down.T @ maps @ across).reshape(len(maps), -1))
+    spread: npt.NDArray[np.int64] = down.T @ maps @ across
+    return np.ascontiguousarray(spread.reshape(len(maps), -1))
 
 
 def _overlaps(source: int, target: int) -> npt.NDArray[np.int64]:
@@ -101,7 +118,8 @@ def _overlaps(source: int, target: int) -> npt.NDArray[np.int64]:
     edges = np.arange(source + 1) * (side // source), np.arange(target + 1) * (side // target)
     start = np.maximum.outer(edges[0][:-1], edges[1][:-1])
     stop = np.minimum.outer(edges[0][1:], edges[1][1:])
-    return np.maximum(stop - start, 0).astype(np.int64)
+    lengths: npt.NDArray[np.int64] = np.maximum(stop - start, 0).astype(np.int64)
+    return lengths
 
 
 def _billionths(share: float) -> int:

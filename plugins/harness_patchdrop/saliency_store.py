@@ -84,7 +84,7 @@ class DiskMaps:
         self._row = np.dtype([("id", f"V{_ID_BYTES}"), ("map", "<i4", (cells,)), ("crc", "<u4")])
         self._cells = cells
         self._segments: list[npt.NDArray[np.void]] = []
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[tuple[str, int], int] = {}
         self._index = _Index()
 
     def get(self, ids: Sequence[str]) -> tuple[Maps, npt.NDArray[np.bool_]]:
@@ -119,9 +119,9 @@ class DiskMaps:
 
     def _fill(self, names: Sequence[bytes], maps: Maps, known: npt.NDArray[np.bool_]) -> None:
         """Copy into ``maps`` what the index knows."""
-        wanted = np.flatnonzero(~known)
+        wanted = np.flatnonzero(~known).tolist()
         keys = np.frombuffer(b"".join(names[i][:8] for i in wanted), "<u8")
-        for i, place in zip(wanted.tolist(), self._index.find(keys).tolist(), strict=True):
+        for i, place in zip(wanted, self._index.find(keys).tolist(), strict=True):
             if place < 0:
                 continue
             row = self._segments[place >> 40][place & (2**40 - 1)]
@@ -132,12 +132,13 @@ class DiskMaps:
     def _read_new(self) -> None:
         """Index the rows that were appended to any segment since the last time."""
         for path in sorted(self._folder.glob(f"*{SEGMENT_SUFFIX}")):
-            number = self._numbers.setdefault(path.name, len(self._segments))
-            if number == len(self._segments):
-                self._segments.append(np.zeros(0, self._row))
-            seen = len(self._segments[number])
             try:
-                there = path.stat().st_size // self._row.itemsize
+                found = path.stat()
+                # A file that was cleared away and begun anew has the name of the old one, which is still mapped.
+                number = self._numbers.setdefault((path.name, found.st_ino), len(self._segments))
+                if number == len(self._segments):
+                    self._segments.append(np.zeros(0, self._row))
+                seen, there = len(self._segments[number]), found.st_size // self._row.itemsize
                 if there <= seen:
                     continue
                 self._segments[number] = np.memmap(path, dtype=self._row, mode="r", shape=(there,))

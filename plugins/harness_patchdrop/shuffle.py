@@ -27,11 +27,14 @@ STREAM = "patchdrop.shuffle"
 def block_grid(blocks: int, rows: int | None = None) -> tuple[int, int]:
     """``blocks`` as rows and columns: ``rows`` of them, or the most nearly square with no more rows than columns.
 
-    Raises :class:`~harness.errors.ParameterError` for ``rows`` that do not divide ``blocks``.
+    One block is the whole image, whatever ``rows``. Raises :class:`~harness.errors.ParameterError` for ``rows`` that
+    do not divide ``blocks``.
 
     >>> [block_grid(n) for n in (4, 8, 49, 196)], block_grid(8, rows=8)
     ([(2, 2), (2, 4), (7, 7), (14, 14)], (8, 1))
     """
+    if blocks == 1:
+        return 1, 1
     if rows is None:
         rows = next(n for n in range(math.isqrt(blocks), 0, -1) if blocks % n == 0)
     if blocks % rows:

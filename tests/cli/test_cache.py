@@ -11,7 +11,7 @@ from harness.weights import file_digest
 
 @pytest.fixture
 def filled(tmp_path):
-    """Two feature tables, a digest and a contact sheet in the cache, and a file that is none of its business."""
+    """Two feature tables, a set of saliency maps, a digest and a contact sheet; and a file that is none of its."""
     import os
 
     folder = tmp_path / "cache"
@@ -23,6 +23,10 @@ def filled(tmp_path):
     weights.write_bytes(b"x")
     os.utime(weights, (1, 1))
     file_digest(weights)
+    maps = folder / "saliency" / "0123"
+    maps.mkdir(parents=True)
+    for name in ("host.1-a.maps", "host.2-b.maps", "key.json"):
+        (maps / name).write_bytes(b"rows")
     (folder / "sheets").mkdir()
     (folder / "sheets" / "digits.png").write_bytes(b"png")
     (folder / "notes.txt").write_text("mine")
@@ -35,6 +39,8 @@ def test_empty_cache(harness, tmp_path):
         "folder": str(tmp_path / "cache"),
         "feature_tables": 0,
         "feature_bytes": 0,
+        "saliency_sets": 0,
+        "saliency_bytes": 0,
         "digests": 0,
         "digest_bytes": 0,
         "sheets": 0,
@@ -47,6 +53,7 @@ def test_counts_and_bytes(harness, filled):
     found = harness("cache", "show", "--json").json
     on_disk = sum(file.stat().st_size for file in (filled / "features").rglob("*") if file.is_file())
     assert (found["feature_tables"], found["feature_bytes"], found["digests"]) == (2, on_disk, 1)
+    assert (found["saliency_sets"], found["saliency_bytes"]) == (1, 8)
     assert (found["sheets"], found["sheet_bytes"]) == (1, 3)
     out = harness("cache").out
     assert str(filled) in out
@@ -58,7 +65,8 @@ def test_clear_removes_what_runs_keep_and_nothing_else(harness, filled):
     assert answer.code == 0
     assert (answer.json["feature_tables"], answer.json["cleared"]) == (2, True)
     found = harness("cache", "--json").json
-    assert (found["feature_tables"], found["digests"], found["sheets"]) == (0, 0, 0)
+    assert (found["feature_tables"], found["saliency_sets"], found["digests"], found["sheets"]) == (0, 0, 0, 0)
+    assert not (filled / "saliency").exists()
     assert (filled / "notes.txt").read_text() == "mine"
     assert harness("cache", "clear", "--yes").code == 0
 
@@ -80,7 +88,7 @@ def test_on_a_terminal_it_asks(harness, filled, monkeypatch, reply, code, left):
     monkeypatch.setattr("sys.stdin", stdin)
     answer = harness("cache", "clear")
     assert answer.code == code
-    assert "Remove 2 feature tables, 1 digests and 1 contact sheets" in answer.err
+    assert "Remove 2 feature tables, 1 sets of saliency maps, 1 digests and 1 contact sheets" in answer.err
     assert ("nothing was removed" in answer.err) == (code == 1)
     assert harness("cache", "--json").json["feature_tables"] == left
 
