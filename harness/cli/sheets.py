@@ -1,4 +1,4 @@
-"""The contact sheet that ``harness show`` draws of a dataset: its options, what it lacks, and where it goes."""
+"""The contact sheet that ``harness show`` draws of a dataset or a perturbation: its options, and where it goes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from harness.errors import UsageError
 from harness.types import View
 
 if TYPE_CHECKING:
-    from harness.catalog import Catalog, Resolved
+    from PIL import Image
+
+    from harness.catalog import Catalog
     from harness.cli.options import F
     from harness.grammar import Selector
     from harness.protocols import Dataset
@@ -25,23 +27,65 @@ _OPTIONS = (
         "sheet_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Draw a dataset's contact sheet into this .png instead of the cache folder.",
+        help="Draw the contact sheet into this .png instead of the cache folder.",
     ),
-    click.option("--no-sheet", is_flag=True, help="Draw no contact sheet of a dataset."),
-    click.option(
-        "--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the dataset lies, for its contact sheet."
-    ),
+    click.option("--no-sheet", is_flag=True, help="Draw no contact sheet."),
+    click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the dataset lies."),
     click.option(
         "--view",
         metavar="ipvit|imagenet_c|SPEC",
-        help="How the sheet's images become pixels; resize=112,crop=112,interpolation=bicubic if not given.",
+        help="How the sheet's images become pixels; resize=112,crop=112,interpolation=bicubic if not given. For a "
+        "perturbation it is then the view of --model, else of the model whose map it goes by, resized to fit, else "
+        "resize=224,crop=224,interpolation=bicubic.",
     ),
-    click.option("--images", type=click.IntRange(1, 100), metavar="N", help="Images of each split; 12 if not given."),
+    click.option(
+        "--images", type=click.IntRange(1, 100), metavar="N", help="A dataset's images of each split; 12 if not given."
+    ),
+    click.option(
+        "--image",
+        "image_files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Show what the perturbation does to this image (repeatable).",
+    ),
+    click.option(
+        "-d", "--dataset", metavar="NAME[:key=value]", help="Show what the perturbation does to images of a dataset."
+    ),
+    click.option("--index", metavar="N[,N...]", help="Places of those images in their split; 0 if not given."),
+    click.option("--split", metavar="NAME", help="Their split; the dataset's own choice if not given."),
+    click.option(
+        "-m",
+        "--model",
+        metavar="NAME[:key=value]",
+        help="The evaluated model, for perturbations that are relative to it or attack it.",
+    ),
+    click.option(
+        "--weights", metavar="pretrained|random|PATH", help="Weights of --model; pretrained ones if not given."
+    ),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the perturbation; 0 if not given."),
 )
+
+_DATASET, _PERTURBATION = "dataset", "perturbation"
+_MADE_FOR: Mapping[str, tuple[str, ...]] = {
+    "--sheet": (_DATASET, _PERTURBATION),
+    "--no-sheet": (_DATASET, _PERTURBATION),
+    "--data": (_DATASET, _PERTURBATION),
+    "--view": (_DATASET, _PERTURBATION),
+    "--images": (_DATASET,),
+    "--image": (_PERTURBATION,),
+    "--dataset": (_PERTURBATION,),
+    "--index": (_PERTURBATION,),
+    "--split": (_PERTURBATION,),
+    "--model": (_PERTURBATION,),
+    "--weights": (_PERTURBATION,),
+    "--seed": (_PERTURBATION,),
+}
+"""The kinds of which an option has something to say."""
 
 
 def sheet_options(command: F) -> F:
-    """``--sheet``, ``--no-sheet``, ``--data``, ``--view`` and ``--images``: the fields of :class:`SheetOptions`."""
+    """``--sheet`` and all that says what is on it: the fields of :class:`SheetOptions`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -49,13 +93,20 @@ def sheet_options(command: F) -> F:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SheetOptions:
-    """What was said about the contact sheet; None where nothing was."""
+    """What was said about the contact sheet; None or empty where nothing was."""
 
     sheet_file: Path | None
     no_sheet: bool
     data: Path | None
     view: str | None
     images: int | None
+    image_files: tuple[Path, ...]
+    dataset: str | None
+    index: str | None
+    split: str | None
+    model: str | None
+    weights: str | None
+    seed: int | None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -66,6 +117,13 @@ class SheetOptions:
             "--data": self.data,
             "--view": self.view,
             "--images": self.images,
+            "--image": self.image_files or None,
+            "--dataset": self.dataset,
+            "--index": self.index,
+            "--split": self.split,
+            "--model": self.model,
+            "--weights": self.weights,
+            "--seed": self.seed,
         }
         return tuple(name for name, value in values.items() if value is not None)
 
@@ -78,33 +136,29 @@ def plan_sheet(
     ``found`` is the description of what ``selector`` names. For machines a sheet is drawn only into a file that they
     name. Nothing heavy is imported before the call. Raises :class:`UsageError` for options that contradict each other
     or have no effect, for a file that cannot be one, and for a named file where something is lacking; and
-    :class:`~harness.errors.ParameterError` for parameters or a view that cannot be.
+    :class:`~harness.errors.ParameterError` for parameters, levels or a view that cannot be.
     """
     wanted = not options.no_sheet and (options.sheet_file is not None or not as_json)
     _check_effect(selector, found, options, wanted=wanted)
-    if found["kind"] != "dataset" or not wanted:
+    if found["kind"] not in (_DATASET, _PERTURBATION) or not wanted:
         return None
-    view = None if options.view is None else _view(options.view)
     if options.sheet_file is not None:
         _check_file(options.sheet_file)
-    if (lacking := _lacking(selector, found, options.data)) is not None:
-        if options.sheet_file is not None:
-            raise UsageError(f"no contact sheet of dataset {selector.qualified_name} can be drawn yet", hint=lacking)
-        return lambda: lacking
-    from harness.components import resolve_dataset
-
-    resolved = resolve_dataset(catalog, selector.text, None if options.data is None else str(options.data))
-    place = "" if options.data is None else f" in {options.data}"
-    return lambda: str(_draw(catalog, resolved, selector.text + place, _file_name(selector), options, view))
+    drawing = _drawing(catalog, selector, found, options)
+    if not isinstance(drawing, str):
+        return lambda: str(_saved(drawing(), selector, options))
+    if options.sheet_file is not None:
+        raise UsageError(f"no contact sheet of {found['kind']} {selector.qualified_name} can be drawn", hint=drawing)
+    return lambda: drawing
 
 
 def _check_effect(selector: Selector, found: Mapping[str, Any], options: SheetOptions, *, wanted: bool) -> None:
-    name, given = selector.qualified_name, options.given
-    is_dataset = found["kind"] == "dataset"
-    if given and not is_dataset:
+    name, kind, given = selector.qualified_name, found["kind"], options.given
+    if foreign := [option for option in given if kind not in _MADE_FOR[option]]:
+        kinds = dict.fromkeys(f"{made_for}s" for option in foreign for made_for in _MADE_FOR[option])
         raise UsageError(
-            f"{name} is a {found['kind']}; {' and '.join(given)} can be given for datasets only",
-            hint=f"harness show {found['kind']} {name}",
+            f"{name} is a {kind}; {' and '.join(foreign)} can be given for {' and '.join(kinds)} only",
+            hint=f"harness show {kind} {name}",
         )
     if options.no_sheet and len(given) > 1:
         others = [option for option in given if option != "--no-sheet"]
@@ -115,18 +169,15 @@ def _check_effect(selector: Selector, found: Mapping[str, Any], options: SheetOp
             "named",
             hint="name it with --sheet FILE",
         )
-    if selector.params and not (is_dataset and wanted):
+    drawn = kind in (_DATASET, _PERTURBATION)
+    if (selector.params and not (drawn and wanted)) or (
+        selector.levels is not None and not (kind == _PERTURBATION and wanted)
+    ):
         raise UsageError(
             f"show takes a name without parameters and levels, not {selector.text!r}"
-            + (": parameters are for a contact sheet, and none is drawn" if is_dataset else ""),
+            + (": they are for a contact sheet, and none is drawn" if drawn and not wanted else ""),
             hint=f"harness show {name}",
         )
-
-
-def _view(text: str) -> View:
-    if text == "model":
-        raise UsageError("--view model: a contact sheet has no model", hint="harness show MODEL prints a model's view")
-    return View.parse(text)
 
 
 def _check_file(path: Path) -> None:
@@ -138,11 +189,33 @@ def _check_file(path: Path) -> None:
         raise UsageError(f"--sheet {path}: there is no folder {path.parent}", hint="make it first")
 
 
+def _drawing(
+    catalog: Catalog, selector: Selector, found: Mapping[str, Any], options: SheetOptions
+) -> Callable[[], Image.Image] | str:
+    """What draws the picture, or what must be done before it can be drawn."""
+    view = _view(options)
+    if (lacking := _lacking(selector, found, options.data)) is not None:
+        return lacking
+    if found["kind"] == _DATASET:
+        return _dataset_drawing(catalog, selector, view, options)
+    from harness.cli.perturbation_sheets import perturbation_drawing
+
+    return perturbation_drawing(catalog, selector, found, view, options)
+
+
+def _view(options: SheetOptions) -> View | None:
+    if options.view == "model" and options.model is None:
+        raise UsageError("--view model: a contact sheet has no model", hint="harness show MODEL prints a model's view")
+    # That of the model is known only once the model has been looked up.
+    return None if options.view in (None, "model") else View.parse(options.view)
+
+
 def _lacking(selector: Selector, found: Mapping[str, Any], data: Path | None) -> str | None:
-    """What must be installed or given before the dataset can be opened, as something to do."""
+    """What must be installed or given before the component can be built, as something to do."""
     if found["extra_missing"]:
         return f"pip install 'vit-harness[{found['extra_missing']}]' brings what it needs"
-    given = {*selector.params, *(() if data is None else ("root",))}
+    place = "root" if found["kind"] == _DATASET else None
+    given = {*selector.params, *(() if data is None else (place,))}
     missing = [
         row["name"]
         for row in found["parameters"]
@@ -150,25 +223,39 @@ def _lacking(selector: Selector, found: Mapping[str, Any], data: Path | None) ->
     ]
     if not missing:
         return None
-    values = ",".join(f"{name}=VALUE" for name in missing if name != "root")
+    values = ",".join(f"{name}=VALUE" for name in missing if name != place)
     needs = [f"{selector.qualified_name}:{values}"] if values else []
-    return f"give {' and '.join([*needs, *(['--data DIR'] if 'root' in missing else [])])}"
+    return f"give {' and '.join([*needs, *(['--data DIR'] if place in missing else [])])}"
 
 
-def _file_name(selector: Selector) -> str:
-    """Its text, without what file systems and shells read otherwise."""
-    return f"{re.sub(r'[^a-z0-9_.=+-]+', '_', selector.text, flags=re.IGNORECASE)[:120]}.png"
+def _dataset_drawing(
+    catalog: Catalog, selector: Selector, view: View | None, options: SheetOptions
+) -> Callable[[], Image.Image]:
+    from harness.components import resolve_dataset
+
+    resolved = resolve_dataset(catalog, selector.text, None if options.data is None else str(options.data))
+    title = selector.text + ("" if options.data is None else f" in {options.data}")
+
+    def draw() -> Image.Image:
+        from harness.report.dataset_sheets import DEFAULT_IMAGES, DEFAULT_VIEW, dataset_sheet
+
+        dataset = cast("Dataset", catalog.instantiate(resolved))
+        return dataset_sheet(dataset, name=title, view=view or DEFAULT_VIEW, images=options.images or DEFAULT_IMAGES)
+
+    return draw
 
 
-def _draw(
-    catalog: Catalog, resolved: Resolved, title: str, file_name: str, options: SheetOptions, view: View | None
-) -> Path:
+def _saved(sheet: Image.Image, selector: Selector, options: SheetOptions) -> Path:
     from harness.paths import ensure_cache_dir
-    from harness.report.dataset_sheets import DEFAULT_IMAGES, DEFAULT_VIEW, dataset_sheet
     from harness.report.sheets import save_sheet
 
-    dataset = cast("Dataset", catalog.instantiate(resolved))
-    sheet = dataset_sheet(dataset, name=title, view=view or DEFAULT_VIEW, images=options.images or DEFAULT_IMAGES)
-    path = options.sheet_file or ensure_cache_dir("sheets") / file_name
+    path = options.sheet_file or ensure_cache_dir("sheets") / _file_name(selector, options)
     save_sheet(sheet, path)
     return path
+
+
+def _file_name(selector: Selector, options: SheetOptions) -> str:
+    """Whose sheet it is and of which images, without what file systems and shells read otherwise."""
+    parts = [selector.text, *(path.stem for path in options.image_files)]
+    parts += filter(None, (options.dataset, options.split, options.index))
+    return f"{re.sub(r'[^a-z0-9_.=+-]+', '_', '_'.join(parts), flags=re.IGNORECASE)[:120]}.png"

@@ -45,14 +45,18 @@ def show(
     """Describe one name: where it comes from, its parameters with defaults and ranges, its levels, its facts.
 
     KIND (model, perturbation, probe, dataset, summary, suite, plugin) is needed only for a name that several have.
-    Of a dataset a contact sheet is drawn, too: some images of every split, with the outlines of their masks. It may
-    have parameters for that, as in NAME:key=value. With --json it is drawn only where --sheet names its file.
+
+    Of a dataset a contact sheet is drawn, too: some images of every split, with the outlines of their masks. Of a
+    perturbation of images it is drawn where images are named, with --image, or with --dataset and --index: each of
+    them clean, with the map the perturbation goes by if it has one, and at every level. For a sheet NAME may have
+    parameters and levels, as in NAME:key=value@0.5. With --json it is drawn only where --sheet names its file.
 
     \b
       harness show vit_b16
-      harness show perturbation patchdrop_random
       harness show suite occlusion-quick --json
       harness show folder --data PHOTOS --sheet photos.png
+      harness show perturbation patchdrop_random:grid=7x7 --image photo.jpg
+      harness show patchdrop_random@0.25,0.5 --dataset shapes --index 3,7,12
     """
     kind, selector = _kind_and_selector(words)
     catalog = open_catalog(registry_files, no_plugin, strict_plugins)
@@ -70,11 +74,6 @@ def _kind_and_selector(words: tuple[str, ...]) -> tuple[str | None, Selector]:
     if len(words) > 2:
         raise UsageError(f"show takes one name, with its kind before it if need be, not {' '.join(words)!r}")
     selector = parse_selector(words[-1])
-    if selector.levels is not None:
-        raise UsageError(
-            f"show takes a name without parameters and levels, not {words[-1]!r}",
-            hint=f"harness show {selector.qualified_name}",
-        )
     return (kind_named(words[0], SECTIONS) if len(words) == 2 else None), selector
 
 

@@ -176,7 +176,8 @@ def test_suite_contents(harness, tmp_path):
         (["plugin", "timm_vti"], "did you mean timm_vit"),
         (["modles", "vit_b16"], "did you mean models?"),
         (["model", "vit_b16", "vit_s16"], "show takes one name"),
-        (["patchdrop_random@0.5"], "harness show patchdrop_random"),
+        (["patchdrop_random@0.5", "--no-sheet"], "harness show patchdrop_random"),
+        (["retention@0.5"], "harness show retention"),
         (["fewshot:shots=1"], "harness show fewshot"),
     ],
 )
@@ -401,7 +402,7 @@ def test_digits_have_a_sheet(harness, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["vit_b16", "--sheet", "x.png"], "vit_b16 is a model; --sheet can be given for datasets only"),
+        (["vit_b16", "--sheet", "x.png"], "vit_b16 is a model; --sheet can be given for datasets and perturbations"),
         (["suite", "occlusion-quick", "--no-sheet"], "is a suite; --no-sheet"),
         (["plugin", "patchdrop", "--data", "x", "--images", "3"], "--data and --images"),
         (["hues", "--sheet", "x.jpg"], "let the file's name end in .png"),
@@ -414,11 +415,12 @@ def test_digits_have_a_sheet(harness, tmp_path):
         (["hues", "--images", "0"], "1<=x<=100"),
         (["hues", "--images", "101"], "1<=x<=100"),
         (["hues", "--data", "x"], "dataset hues takes no --data"),
+        (["hues", "--image", "x.png", "--seed", "3"], "hues is a dataset; --image and --seed can be given for perturb"),
         (["hues:blue=3"], "unknown parameter 'blue'"),
         (["hues:red=300"], "red"),
         (["hues@0.5"], "harness show hues"),
-        (["hues:red=3", "--json"], "parameters are for a contact sheet, and none is drawn"),
-        (["hues:red=3", "--no-sheet"], "parameters are for a contact sheet, and none is drawn"),
+        (["hues:red=3", "--json"], "they are for a contact sheet, and none is drawn"),
+        (["hues:red=3", "--no-sheet"], "they are for a contact sheet, and none is drawn"),
         (["placed", "--sheet", "x.png"], "give --data DIR"),
         (["placed:root=x", "--data", "x"], "given twice"),
     ],
