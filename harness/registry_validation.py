@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.catalog import Catalog
 from harness.errors import HarnessError, RegistryError
-from harness.grammar import is_glob
+from harness.grammar import is_glob, parse_selector
 from harness.preset_checks import check_preset, entry_claims, offers_for
 from harness.registry import RegistryMerge
 from harness.registry_file import (
@@ -179,5 +179,8 @@ def _look_up(catalog: Catalog, report: FileReport) -> None:
 def _look_up_selector(catalog: Catalog, kind: Kind, text: str) -> None:
     if is_glob(text):
         catalog.expand(kind, [text])
-    else:
-        catalog.resolve(kind, text)
+        return
+    selector = parse_selector(text)
+    # A suite may leave it to the person who runs it where the images lie: --data says so.
+    placed = kind != "dataset" or "root" in selector.params or not catalog.takes(kind, selector, "root")
+    catalog.resolve(kind, selector, overrides={} if placed else {"root": "DIR"})

@@ -14,7 +14,7 @@ from harness.errors import CapabilityError, HarnessError, WeightsError
 from harness.forward import Forward, as_memory_allows, is_out_of_memory
 from harness.loader import BatchSize, load_batches
 from harness.planning import PlannedCell, describe_ref, union
-from harness.protocols import Perturbation
+from harness.protocols import ModelPerturbation
 from harness.support import Preparation, forward_perturbed
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Walk:
         A cell that cannot be prepared becomes a failure; the others go on. Raises :class:`WeightsError` where the
         weights of a model that a perturbation needs are not to be had.
         """
-        broken = self.preparation.extract_all(cells)
+        broken = self._prepare_early(cells)
+        broken |= self.preparation.extract_all([item for item in cells if item.unit not in broken])
         for item in cells:
             key, unit, fit_key = item.key, item.unit, item.fit_key
             known = broken.get(fit_key) or broken.get(unit)
@@ -126,6 +127,21 @@ class Walk:
             self.live[key] = LiveCell(
                 key=key, unit=unit, item=item, fitted=fitted, want=want, perturbation=perturbation
             )
+
+    def _prepare_early(self, cells: list[PlannedCell]) -> dict[str, Exception]:
+        """Prepare what aims at nothing that must be fitted first: what cannot be is known before images are decoded.
+
+        Returns what went wrong, by unit.
+        """
+        broken: dict[str, Exception] = {}
+        for unit, item in {item.unit: item for item in cells if item.perturbation.target is None}.items():
+            try:
+                self.preparation.perturbation(item)
+            except WeightsError:
+                raise
+            except Exception as error:  # noqa: BLE001 - one broken component must not take the other cells with it
+                broken[unit] = error
+        return broken
 
     def run(
         self, positions: npt.NDArray[np.int64], *, workers: int, after_batch: Callable[[int], None] | None = None
@@ -192,7 +208,7 @@ class Walk:
         for level, members in levels.items():
             with self._guarding(*members, images=len(batch)):
                 if members[0].item.is_identity and clean is not None:
-                    seen, outputs = _untouched(members[0], batch, state, level), clean
+                    seen, outputs = self._untouched(members[0], batch, state, level), clean
                 else:
                     want = union(cell.want for cell in members)
                     seen, outputs = forward_perturbed(
@@ -202,6 +218,16 @@ class Walk:
                 for cell in members:
                     with self._guarding(cell, images=len(batch)):
                         partial[cell.key].update(seen, outputs, clean if cell.item.probe.compares else None)
+
+    def _untouched(self, cell: LiveCell, batch: ImageBatch, state: Any, level: float | None) -> ImageBatch:
+        """The batch at the level that changes nothing, with what the perturbation says it realised there."""
+        perturbation = cell.perturbation
+        if cell.item.perturbation.target is not None or cell.item.perturbation.is_clean:
+            return batch
+        if isinstance(perturbation, ModelPerturbation):
+            with perturbation.around(self.preparation.model, batch, state, level) as (_, seen):
+                return seen
+        return perturbation.apply(batch, state, level)
 
     @contextmanager
     def _guarding(self, *cells: LiveCell, images: int) -> Iterator[None]:
@@ -227,11 +253,3 @@ class Walk:
             self.refused[item.key] = error.message
         else:
             self.failures[item.key] = failure_of(item, error)
-
-
-def _untouched(cell: LiveCell, batch: ImageBatch, state: Any, level: float | None) -> ImageBatch:
-    """The batch at the level that changes nothing, with what the perturbation says it realised there."""
-    perturbation = cell.perturbation
-    if cell.item.perturbation.target is None and isinstance(perturbation, Perturbation):
-        return perturbation.apply(batch, state, level)
-    return batch

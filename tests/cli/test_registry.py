@@ -122,6 +122,14 @@ def test_good_overlay_is_counted(harness, tmp_path):
     assert (answer.json[1]["presets"], answer.json[1]["suites"]) == (1, 1)
 
 
+def test_a_suite_may_leave_the_place_of_its_images_to_the_command(harness, tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_text("suites:\n  s: {models: [resnet18], datasets: [folder]}\n")
+    assert harness("registry", "validate", str(path)).code == 0
+    path.write_text("suites:\n  s: {models: [resnet18], datasets: ['folder:label=none']}\n")
+    assert harness("registry", "validate", str(path)).code == 2
+
+
 def test_later_file_may_use_names_of_an_earlier_one(harness, tmp_path):
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("models:\n  mine: {use: resnet, params: {arch: resnet18.tv_in1k}}\n")
