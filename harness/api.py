@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from harness.planning import Precision, RunPlan, build_plan
 from harness.progress import NoProgress, Progress
 from harness.records import RecordStore, load_records
 from harness.request import Asked
+from harness.run_folder import ARTIFACTS
 from harness.types import JSONValue, Kind, LevelSpec, ResultRecord, SummaryRecord, View
 from harness.weights import WeightsChoice, parse_weights
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from harness.entries import SummaryEntry
     from harness.manager import HarnessManager, PluginFailure
     from harness.protocols import Outcomes
+    from harness.report.artifacts import Artifacts
     from harness.walk import Failure
 
 
@@ -80,7 +82,8 @@ class RunResult:
 
     ``records`` hold every cell that has a number or a reason why it has none, ``reused`` of them from before.
     ``failures`` are cells without a record. ``path`` is the output folder, with outcomes per image. ``headlines`` gives
-    the metric that stands for a probe, ``levels`` the strength axis of a perturbation, each by name.
+    the metric that stands for a probe, ``levels`` the strength axis of a perturbation, each by name. ``artifacts`` are
+    the curves written into an ``out`` that was named, None without a sweep.
     """
 
     records: tuple[ResultRecord, ...]
@@ -91,6 +94,7 @@ class RunResult:
     reused: int
     headlines: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, LevelSpec] = field(default_factory=dict)
+    artifacts: Artifacts | None = None
     # Keeps the folder of a run without ``out`` alive as long as its result.
     _folder: _OwnFolder | None = field(default=None, repr=False)
 
@@ -169,7 +173,8 @@ def run(
     ``model``, ``perturb``, ``probe`` and ``dataset`` each take a name in the command line's grammar
     (``"patchdrop_random@0.5"``), an instance, or a list of such; a perturbation with its levels may be given as
     ``(instance, [0.25, 0.5])``. What is not given comes from ``suite``, then from the registry's defaults.
-    ``out`` is a folder whose records are kept and reused; without one the result lives as long as the object.
+    ``out`` is a folder whose records are kept and reused; without one the result lives as long as the object. A sweep
+    over levels leaves its curves there, as a table and as pictures.
     No global state is changed and nothing exits.
 
     Raises the subclasses of :class:`~harness.errors.HarnessError`; a cell that fails while others go on is listed in
@@ -282,6 +287,7 @@ def run_asked(
         summaries = derive_summaries(
             bench, store.folder, [by_key[c.key] for c in part.cells if c.key in by_key], progress
         )
+        artifacts = None if folder is not None else _write_artifacts(store.folder, whole, by_key.values(), progress)
     result = RunResult(
         records=tuple(by_key[cell.key] for cell in part.cells if cell.key in by_key),
         summaries=tuple(summaries),
@@ -291,10 +297,24 @@ def run_asked(
         reused=sum(cell.key in before for cell in part.cells),
         headlines=part.headlines,
         levels=part.levels,
+        artifacts=artifacts,
         _folder=folder,
     )
     _report(observers.notify_run_finished(result), progress)
     return result
+
+
+def _write_artifacts(
+    folder: Path, plan: RunPlan, records: Iterable[ResultRecord], progress: Progress
+) -> Artifacts | None:
+    """The curves of the whole plan, as far as any shard has answered it; what goes wrong costs nobody the records."""
+    from harness.report.artifacts import write_artifacts
+
+    try:
+        return write_artifacts(folder, plan.cells, tuple(records), plan.headlines, plan.levels)
+    except Exception as error:  # noqa: BLE001 - the records are written, and worth more than pictures of them
+        progress.note(f"warning: the curves in {folder / ARTIFACTS} could not be written: {error}")
+        return None
 
 
 def _report(failures: Sequence[PluginFailure], progress: Progress) -> None:

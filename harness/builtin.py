@@ -28,6 +28,7 @@ def harness_register_summaries() -> Iterable[SummaryEntry]:
     yield SummaryEntry(
         name="retention",
         target="harness.retention:Retention",
-        summary="share of the clean accuracy that is retained at each level, and the area under it",
+        summary="share of the clean accuracy that is retained at each level, the area under it, and where half is lost",
         consumes=("level", "seed"),
+        version=2,
     )

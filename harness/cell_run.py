@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.outcomes import OutcomeLog
-from harness.protocols import FittedProbe, ProbeRun
+from harness.protocols import MASK_GROUP, FittedProbe, ProbeRun
 from harness.types import ImageBatch, Measurement, ModelOutputs
 
 _PROBE = "probe."
 _REALISED = "realised."
 _COLUMN = f"{_REALISED}column."
+_IDENTIFIERS = (MASK_GROUP,)
+"""Realised columns that name something: their mean would be no measurement."""
 
 
 class CellRun:
@@ -57,9 +60,17 @@ class CellRun:
         return {name: column[0] for name, column in self._realised.table().columns.items()}
 
     def result(self) -> list[Measurement]:
-        """The probe's numbers, and the mean of each realised quantity over the images."""
-        rows = list(self._probe.result())
-        for name, values in sorted(self.realised().items()):
+        """The probe's numbers, and the mean of each realised quantity over the images.
+
+        Where groups of images share a mask they are no independent units, and the probe's intervals, which take them
+        for such, are left out; summaries resample groups.
+        """
+        rows, realised = list(self._probe.result()), self.realised()
+        if MASK_GROUP in realised:
+            rows = [dataclasses.replace(row, low=None, high=None, interval=None) for row in rows]
+        for name, values in sorted(realised.items()):
+            if name in _IDENTIFIERS:
+                continue
             rows.append(
                 Measurement(
                     metric=name,

@@ -9,6 +9,17 @@ from collections.abc import Iterable
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]*\Z")
 
 
+def parameter_text(name: str, value: object) -> str:
+    """A parameter of a component as people type it: ``name=value``, the sides of a grid as 14x14, lists as 1+5.
+
+    >>> parameter_text("grid", [14, 14]), parameter_text("shots", (1, 5)), parameter_text("fill", "blur")
+    ('grid=14x14', 'shots=1+5', 'fill=blur')
+    """
+    if isinstance(value, list | tuple):
+        return f"{name}={('x' if name == 'grid' else '+').join(map(str, value))}"
+    return f"{name}={value}"
+
+
 def is_valid_name(name: str) -> bool:
     """Whether ``name`` may name an entry: lower-case letters, digits, ``_``, ``-`` and ``.``.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ParameterError, PluginError, RecordsError
-from harness.protocols import Outcomes
+from harness.protocols import LABEL, Outcomes
 from harness.run_folder import OUTCOMES, replacing
 from harness.types import Ids
 
@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 
 _METADATA = b"vit_harness"
 _ROWS_AT_ONCE = 4096
-_FIXED = ("id", "position", "label")
+_FIXED = ("id", "position", LABEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +46,16 @@ class StoredOutcomes:
 
     @property
     def with_realised(self) -> Outcomes:
-        """The outcomes with the realised quantities among their columns (V, N), the same for every variant.
+        """The outcomes with the realised quantities, and ``label`` where labels were written, among their columns.
 
-        Views, not copies: the way a summary sees a cell.
+        Each is (V, N), the same for every variant. Views, not copies: the way a summary sees a cell.
         """
         import numpy as np
 
         shape = (len(self.outcomes.variants), len(self.outcomes.positions))
         extra = {name: np.broadcast_to(values, shape) for name, values in self.realised.items()}
+        if self.labels is not None:
+            extra[LABEL] = np.broadcast_to(self.labels, shape)
         return Outcomes(
             positions=self.outcomes.positions,
             variants=self.outcomes.variants,
@@ -140,7 +142,7 @@ def read_outcomes(folder: Path, key: str) -> StoredOutcomes:
     """
     with _opened(folder, key) as (file, raw):
         variants, num_images = raw["variants"], raw["images"]
-        labels = _read_column(file, "label", num_images) if "label" in file.schema_arrow.names else None
+        labels = _read_column(file, LABEL, num_images) if LABEL in file.schema_arrow.names else None
         return StoredOutcomes(
             outcomes=Outcomes(
                 positions=_read_positions(file, raw),
@@ -155,13 +157,14 @@ def read_outcomes(folder: Path, key: str) -> StoredOutcomes:
 
 
 def open_outcomes(folder: Path, key: str) -> Outcomes:
-    """The outcomes of the cell ``key`` with the realised quantities among their columns, for many cells at a time.
+    """The outcomes of the cell ``key`` as :attr:`StoredOutcomes.with_realised` gives them, for many cells at a time.
 
     A column is read whenever it is asked for and only the probe's last one is kept, so that a summary over a sweep
     holds what it works on. Everything is read once here: raises as :func:`read_outcomes` does.
     """
     with _opened(folder, key) as (file, raw):
-        columns = _StoredColumns(folder, key, (*raw["columns"], *raw["realised"]))
+        labels = [LABEL] if LABEL in file.schema_arrow.names else []
+        columns = _StoredColumns(folder, key, (*raw["columns"], *raw["realised"], *labels))
         for name in columns:
             _read_per_variant(file, raw, name)
         return Outcomes(positions=_read_positions(file, raw), variants=tuple(raw["variants"]), columns=columns)
@@ -260,7 +263,7 @@ def _columns(
         of_split = np.asarray(labels)
         rows.append(
             (
-                "label",
+                LABEL,
                 pa.int32(),
                 lambda a, b: pa.array(of_split[_image_places(outcomes, a, b)].astype(np.int32), pa.int32()),
             )
@@ -348,11 +351,11 @@ def _read_positions(file: Any, raw: Mapping[str, Any]) -> npt.NDArray[np.int64]:
 
 
 def _read_per_variant(file: Any, raw: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
-    """A column (V, N): read as it is, or, for what was realised, the same for every variant."""
+    """A column (V, N): read as it is, or, for what is known of the image alone, the same for every variant."""
     import numpy as np
 
     shape = (len(raw["variants"]), raw["images"])
-    if name in raw["realised"]:
+    if name in (*raw["realised"], LABEL):
         return np.broadcast_to(_read_column(file, name, shape[1]), shape)
     return _read_column(file, name, shape[0] * shape[1]).reshape(shape)
 

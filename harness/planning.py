@@ -20,6 +20,7 @@ from harness.components import (
     probe_component,
 )
 from harness.errors import CapabilityError, DataError, UsageError
+from harness.naming import parameter_text
 from harness.protocols import Dataset
 from harness.sampling import limit_count, stratified
 from harness.types import Cell, DatasetRef, JSONValue, LevelSpec, OutputSpec, ResolvedRef, Seeds, View, digest
@@ -453,9 +454,5 @@ def union(specs: Iterable[OutputSpec]) -> OutputSpec:
 
 def describe_ref(ref: ResolvedRef) -> str:
     """A reference as people type it: the name and the parameters that are not their defaults."""
-    extra = ":".join(f"{key}={_text(value)}" for key, value in sorted(ref.identity.items()))
+    extra = ":".join(parameter_text(name, value) for name, value in sorted(ref.identity.items()))
     return ref.name if not extra else f"{ref.name}:{extra}"
-
-
-def _text(value: JSONValue) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -34,6 +34,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+INFORMATION_LOSS = "information_loss"
+"""The realised quantity of an image that curves are drawn over: the share of it that was taken away."""
+
+MASK_GROUP = "mask_group"
+"""The realised number of the group of images that share a mask: they are no independent units, groups are."""
+
+LABEL = "label"
+"""The class of an image, among the columns that a summary sees."""
+
 # --- models ----------------------------------------------------------------------------------------------------
 
 
@@ -165,7 +174,9 @@ class Perturbation(Protocol):
     def apply(self, batch: ImageBatch, state: Any, level: float | None) -> ImageBatch:
         """The perturbed batch: same labels, ids, shape and dtype, pixels in [0, 1].
 
-        What was really done to each image stands in its ``realised``.
+        What was really done to each image stands in its ``realised``: the share of it that was taken away as
+        :data:`INFORMATION_LOSS`, and, where groups of images share a mask, the number of its group as
+        :data:`MASK_GROUP`.
         """
         ...
 
@@ -377,7 +388,11 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryInput:
-    """One record with its per-image outcomes (None if the probe keeps none)."""
+    """One record with its per-image outcomes (None if the probe keeps none).
+
+    Among the columns (V, N) of the outcomes stand the realised quantities and, where they are known, the classes of
+    the images as :data:`LABEL`, each the same for every variant.
+    """
 
     record: ResultRecord
     outcomes: Outcomes | None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+ARTIFACTS = "artifacts"
 OUTCOMES = "outcomes"
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
@@ -138,7 +139,7 @@ def discard_abandoned(folder: Path) -> None:
         probe.touch()
         try:
             now = probe.stat().st_mtime
-            for place in (folder, folder / OUTCOMES, folder / CHECKPOINTS):
+            for place in (folder, folder / OUTCOMES, folder / CHECKPOINTS, folder / ARTIFACTS):
                 for leftover in place.glob(f".*{_TEMPORARY}"):
                     with contextlib.suppress(FileNotFoundError):
                         old = now - leftover.stat().st_mtime > _ABANDONED_SECONDS

@@ -1,10 +1,10 @@
-"""Intervals for one number and the area under a curve: Wilson, bootstrap over images, Student's t."""
+"""Intervals for one number, and numbers of a curve: Wilson, bootstrap over images or groups, Student's t, areas."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ParameterError
 
@@ -88,12 +88,70 @@ def resampled_means(values: npt.ArrayLike, *, resamples: int = 2000, seed: int =
     """
     import numpy as np
 
-    if resamples < 2:
-        raise ParameterError(f"bootstrap: needs at least 2 resamples, not {resamples}", hint="2000 is the default")
-    if seed < 0:
-        raise ParameterError(f"bootstrap: seed must not be negative, but is {seed}")
+    _check_resampling(resamples, seed)
     levels = _finite("bootstrap", values, dimensions=(2,))
     return np.concatenate(list(_resampled_means(levels, resamples, seed)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clustering:
+    """Values of N images that are independent between groups, not within them, such as under masks that groups share.
+
+    ``groups``: (N,) the group of each image. ``values``: (K, N), those of the ``rows`` (K,) of a curve; each is the
+    mean over as many draws of the masks as ``weights`` (K,) says.
+    """
+
+    groups: npt.NDArray[Any]
+    rows: tuple[int, ...]
+    values: npt.NDArray[np.float64]
+    weights: tuple[int, ...]
+
+
+def resampled_cluster_means(
+    clusterings: Sequence[Clustering], *, resamples: int = 2000, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """Means (R, L) of L rows over R resamples of whole groups of images: ratios of sums over the groups drawn.
+
+    With one clustering this is the cluster bootstrap (Davison and Hinkley, "Bootstrap Methods and their Application",
+    1997, section 3.8). Several, which group the same N images in different ways because each seed draws other groups,
+    cross each other and the images: groups of each and images are drawn apart and their counts multiplied (the
+    pigeonhole bootstrap of Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007), which rather
+    overstates the spread. A row is averaged over the clusterings that hold it. NaN where not one image of a row is
+    drawn. With G groups a cluster bootstrap understates the standard deviation by a factor of sqrt(1 - 1 / G) at
+    least. Raises as :func:`resampled_means` does.
+    """
+    import numpy as np
+
+    _check_resampling(resamples, seed)
+    generator = np.random.Generator(np.random.Philox(seed))
+    crossed = len(clusterings) > 1
+    units: list[tuple[int, npt.NDArray[Any], npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
+    for clustering in clusterings:
+        values = _finite("bootstrap", clustering.values, dimensions=(2,))
+        _, codes = np.unique(clustering.groups, return_inverse=True)
+        sizes = np.bincount(codes).astype(np.float64)
+        if crossed:
+            units.append((len(sizes), codes, np.ones(len(codes)), values))
+        else:  # a group comes or stays as a whole: its sums are all that matters
+            of_groups = np.stack([np.bincount(codes, row).astype(np.float64) for row in values])
+            units.append((len(sizes), np.arange(len(sizes)), sizes, of_groups))
+    num_units = len(units[0][1])
+    shape = (resamples, 1 + max(row for clustering in clusterings for row in clustering.rows))
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    at_once = max(1, _CHUNK // num_units)
+    for first in range(0, resamples, at_once):
+        here = slice(first, min(first + at_once, resamples))
+        r = here.stop - first
+        images = _draw_counts(generator, r, num_units) if crossed else np.ones((1, 1))
+        for clustering, (num_groups, codes, sizes, values) in zip(clusterings, units, strict=True):
+            drawn = np.take(_draw_counts(generator, r, num_groups), codes, axis=1) * images
+            total = (drawn * sizes).sum(axis=1)
+            for row, weight, value in zip(clustering.rows, clustering.weights, values, strict=True):
+                sums[here, row] += weight * (drawn * value).sum(axis=1)
+                counts[here, row] += weight * total
+    means = np.full(shape, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 def bootstrap_statistic(
@@ -183,6 +241,33 @@ def area_under_curve(x: Sequence[float], y: Sequence[float]) -> float:
     return area / (xs[-1] - xs[0])
 
 
+def first_fall(
+    x: Sequence[float], heights: npt.NDArray[np.float64], targets: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Where the lines through the points (x, heights) first fall to their targets, going along rising ``x``: (R,).
+
+    ``x`` (K,) rises strictly; ``heights`` (R, K) are those of R lines, ``targets`` (R,). NaN for a line that stays
+    above its target (nothing is extrapolated), that lies below it from the start, or whose target is NaN.
+
+    >>> import numpy as np
+    >>> first_fall([0.0, 0.5, 1.0], np.array([[0.8, 0.6, 0.2], [0.8, 0.7, 0.6]]), np.array([0.4, 0.4])).tolist()
+    [0.75, nan]
+    """
+    import numpy as np
+
+    places = np.asarray(x, dtype=np.float64)
+    fallen = heights <= targets[:, np.newaxis]
+    after = fallen.argmax(axis=1)
+    lines = np.arange(len(heights))
+    before = np.maximum(after - 1, 0)
+    high, low = heights[lines, before], heights[lines, after]
+    share = np.zeros(len(heights))
+    np.divide(high - targets, high - low, out=share, where=high > low)
+    found: npt.NDArray[np.float64] = places[before] + share * (places[after] - places[before])
+    found[~fallen.any(axis=1) | ((after == 0) & (low < targets))] = np.nan
+    return found
+
+
 def chance_corrected(value: float, clean: float, chance: float) -> float:
     """Share of the clean accuracy above chance that is left: ``(value - chance) / (clean - chance)``.
 
@@ -215,6 +300,21 @@ def _finite(where: str, values: npt.ArrayLike, *, dimensions: tuple[int, ...]) -
     return array
 
 
+def _check_resampling(resamples: int, seed: int) -> None:
+    if resamples < 2:
+        raise ParameterError(f"bootstrap: needs at least 2 resamples, not {resamples}", hint="2000 is the default")
+    if seed < 0:
+        raise ParameterError(f"bootstrap: seed must not be negative, but is {seed}")
+
+
+def _draw_counts(generator: np.random.Generator, resamples: int, n: int) -> npt.NDArray[np.float64]:
+    """How often each of n units is drawn with replacement in each of r resamples of n draws: (r, n)."""
+    import numpy as np
+
+    cells = generator.integers(n, size=(resamples, n)) + np.arange(resamples)[:, np.newaxis] * n
+    return np.bincount(cells.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+
+
 def _resampled_means(levels: npt.NDArray[np.float64], resamples: int, seed: int) -> Iterator[npt.NDArray[np.float64]]:
     """Row means (r, L) of ``levels`` (L, N) over images drawn with replacement, in chunks of r resamples."""
     import numpy as np
@@ -224,7 +324,6 @@ def _resampled_means(levels: npt.NDArray[np.float64], resamples: int, seed: int)
     at_once = max(1, _CHUNK // n)
     for first in range(0, resamples, at_once):
         r = min(at_once, resamples - first)
-        cells = generator.integers(n, size=(r, n)) + np.arange(r)[:, np.newaxis] * n
-        counts = np.bincount(cells.ravel(), minlength=r * n).reshape(r, n).astype(np.float64)
+        counts = _draw_counts(generator, r, n)
         # Not a matrix product: BLAS sums in an order that depends on its threads, and ends of intervals go to records.
         yield np.stack([(counts * level).sum(axis=1) for level in levels], axis=1) / n

@@ -129,7 +129,8 @@ class TransformerModel(NetworkModel):
         if not self._interventions.at(site):
             return x, kept
         p = len(self.info.prefix)
-        prefix, patches, kept = self._interventions.apply(site, x[:, :p], x[:, p:], self._grid, kept)
+        grid = self._grid if kept is None else (1, kept.shape[1])
+        prefix, patches, kept = self._interventions.apply(site, x[:, :p], x[:, p:], grid, kept)
         return torch.cat([prefix, patches], dim=1), kept
 
     def _split(self, x: Tensor, kept: Tensor | None) -> BlockTokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from harness.api import RunResult, Workbench
     from harness.planning import RunPlan
     from harness.request import Asked
+    from harness.walk import Failure
 
 _AXES = (
     click.option("-m", "--model", "models", multiple=True, help="Model name, comma list, glob or @file (repeatable)."),
@@ -249,12 +251,24 @@ def _print_result(result: RunResult, *, as_json: bool, quiet: bool) -> None:
         for table in tables:
             show(table)
             click.echo()
-    for failure in result.failures:
-        click.echo(f"failed: {failure.cell}: {failure.message}", err=True)
+    _print_failures(result.failures)
     for trace in dict.fromkeys(failure.trace for failure in result.failures if failure.trace):
         click.echo(trace, err=True)
     if not quiet:
         click.echo(f"{summarised_counts(result.counters, result.records, result.reused)}; in {result.path}", err=True)
+        if (made := result.artifacts) is not None:
+            count = len(made.pictures)
+            click.echo(f"curves: {made.table} and {count} picture{'' if count == 1 else 's'}", err=True)
+
+
+def _print_failures(failures: Sequence[Failure]) -> None:
+    """Each reason once, with the first of the cells that it kept from their records."""
+    cells: dict[str, list[str]] = {}
+    for failure in failures:
+        cells.setdefault(failure.message, []).append(failure.cell)
+    for message, names in cells.items():
+        others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        click.echo(f"failed: {names[0]}{others}: {message}", err=True)
 
 
 def _plan(bench: Workbench, asked: Asked, given: dict[str, Any]) -> RunPlan:

@@ -103,7 +103,12 @@ def save_curves(
 
 
 def draw_curves(
-    records: Sequence[ResultRecord], headlines: Mapping[str, str], levels: Mapping[str, LevelSpec] | None = None
+    records: Sequence[ResultRecord],
+    headlines: Mapping[str, str],
+    levels: Mapping[str, LevelSpec] | None = None,
+    *,
+    among: Sequence[ResultRecord] = (),
+    loss_end: float | None = None,
 ) -> Figure:
     """What ``records`` say, as one figure.
 
@@ -112,13 +117,14 @@ def draw_curves(
     accuracies in percent from 0 to 100, with chance level as a dotted line. A line per model and support perturbation,
     in one style on all panels, intervals as a band (as bars where lines are many); untrained models are marked in the
     legend. Numbers without a level are dots with bars, a row per model. ``headlines`` gives the metric by probe name,
-    ``levels`` the strength axis by perturbation name. Which numbers are drawn, and what is averaged, is said at
-    :func:`~harness.report.panels.picture_of`.
+    ``levels`` the strength axis by perturbation name. Which numbers are drawn, what is averaged, and what ``among`` is,
+    is said at :func:`~harness.report.panels.picture_of`. ``loss_end`` is where axes over losses end, in percent: by
+    default at the highest that is drawn.
 
     matplotlib's global state is neither used nor changed. Raises :class:`~harness.errors.UsageError` if there is
     nothing to draw, or more than fits on a page.
     """
-    picture = picture_of(records, headlines, levels)
+    picture = picture_of(records, headlines, levels, among=among)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,7 +140,8 @@ def draw_curves(
     figure.set_size_inches(page.width, page.height)
     for legend in figure.legends:
         legend.set_bbox_to_anchor((MARGIN / page.width, 1 - MARGIN / page.height), transform=figure.transFigure)
-    loss_end = _loss_end(picture.panels)
+    if loss_end is None:
+        loss_end = _loss_end(picture.panels)
     for panel, box in zip(picture.panels, page.axes, strict=True):
         axes = figure.add_axes(
             (box.left / page.width, box.bottom / page.height, box.width / page.width, box.height / page.height)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.naming import parameter_text
 from harness.types import ResultRecord
 
 _SHORT = 18
@@ -31,7 +32,7 @@ class Labels:
         names = dict.fromkeys(name for params in variants.values() for name in params)
         differing = [name for name in names if len({repr(params.get(name)) for params in variants.values()}) > 1]
         texts = {
-            key: ":".join([place[1], *(f"{name}={_value(params.get(name))}" for name in differing)])
+            key: ":".join([place[1], *(parameter_text(name, params.get(name)) for name in differing)])
             for key, params in variants.items()
         }
         alike = [key for key, text in texts.items() if text == texts[variant]]
@@ -100,8 +101,4 @@ def _at(level: float | None) -> str:
 def params_text(cell: Mapping[str, Any], role: str) -> str:
     """Every parameter of a component, as ``key=value:key=value``."""
     params: Mapping[str, Any] = cell["components"][role]["params"]
-    return ":".join(f"{name}={_value(value)}" for name, value in sorted(params.items()))
-
-
-def _value(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ":".join(parameter_text(name, value) for name, value in sorted(params.items()))

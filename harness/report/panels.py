@@ -108,7 +108,11 @@ class _Entry:
 
 
 def picture_of(
-    records: Sequence[ResultRecord], headlines: Mapping[str, str], levels: Mapping[str, LevelSpec] | None = None
+    records: Sequence[ResultRecord],
+    headlines: Mapping[str, str],
+    levels: Mapping[str, LevelSpec] | None = None,
+    *,
+    among: Sequence[ResultRecord] = (),
 ) -> Picture:
     """One panel per dataset, probe, row of its headline metric and perturbation; a line per model and support.
 
@@ -116,22 +120,23 @@ def picture_of(
     it names the axis where not every record has its realised information loss. Numbers that differ in nothing but the
     seed of the perturbation are averaged, and so are the ends of their intervals, which rather overstates than
     understates how uncertain the mean is. A clean point stands at loss 0, or at the level that changes nothing; clean
-    numbers without a sweep and perturbations without levels share a panel without axis.
+    numbers without a sweep and perturbations without levels share a panel without axis. Names say what tells components
+    of ``records`` apart from each other and from those of ``among``, which are not drawn.
 
     Raises :class:`~harness.errors.UsageError` if there is nothing to draw, or more than :data:`MAX_PANELS` panels.
     """
-    labels = Labels(records)
+    labels = Labels([*records, *among])
     groups: dict[tuple[str, ...], list[ResultRecord]] = {}
     for record in records:
         if record.not_applicable is None:
-            groups.setdefault(_group_key(record, labels), []).append(record)
+            groups.setdefault(group_key(record, labels), []).append(record)
     panels: list[Panel] = []
     drawn: list[_Entry] = []
     for members in groups.values():
         entries = _entries(members, headlines)
         names = _line_names(entries, labels)
-        for row in dict.fromkeys(_row_text(entry.row.dims) for entry in entries):
-            mine = [entry for entry in entries if _row_text(entry.row.dims) == row]
+        for row in dict.fromkeys(row_text(entry.row.dims) for entry in entries):
+            mine = [entry for entry in entries if row_text(entry.row.dims) == row]
             panels += _panels_of_row(mine, _titled(members[0], row, records, labels), names, labels, levels or {})
         drawn += entries
     if not panels:
@@ -167,7 +172,8 @@ def least_panels(cells: Iterable[Mapping[str, Any]]) -> int:
 # --- whose number it is ------------------------------------------------------------------------------------------
 
 
-def _group_key(record: ResultRecord, labels: Labels) -> tuple[str, ...]:
+def group_key(record: ResultRecord, labels: Labels) -> tuple[str, ...]:
+    """What the panels of a dataset and probe have in common: names, split, limit and precision."""
     cell = record.cell
     named = (labels.component(cell, role) for role in ("dataset", "probe"))
     return (*named, cell["split"], str(cell["limit"]), cell["precision"])
@@ -176,14 +182,14 @@ def _group_key(record: ResultRecord, labels: Labels) -> tuple[str, ...]:
 def _entries(records: Sequence[ResultRecord], headlines: Mapping[str, str]) -> list[_Entry]:
     metric = headline_metric(records, headlines)
     return [
-        _Entry(record, row, canonical_json([_rest(record.cell), row.dims.get("head")]))
+        _Entry(record, row, canonical_json([line_facts(record.cell), row.dims.get("head")]))
         for record in records
         for row in record.measurements
         if row.metric == metric
     ]
 
 
-def _rest(cell: Mapping[str, Any]) -> dict[str, Any]:
+def line_facts(cell: Mapping[str, Any]) -> dict[str, Any]:
     """All of a cell but the perturbation, its level and its seed: what the points of one line have in common."""
     rest = {name: value for name, value in cell.items() if name not in ("perturbation", "level")}
     rest["seeds"] = {purpose: seed for purpose, seed in cell["seeds"].items() if purpose != "perturb"}
@@ -361,7 +367,8 @@ def _data_name(cell: Mapping[str, Any], labels: Labels) -> str:
     return f"{labels.component(cell, 'dataset')}/{cell['split']}"
 
 
-def _row_text(dims: Mapping[str, JSONScalar]) -> str:
+def row_text(dims: Mapping[str, JSONScalar]) -> str:
+    """The dims that panels are told apart by; a head belongs to a line."""
     return ", ".join(f"{name} = {value}" for name, value in dims.items() if name != "head")
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.report.labels import KEY_DIGITS, Labels, data_name, params_text, particulars, support_name
+from harness.run_folder import SUMMARIES
 from harness.types import JSONScalar, Measurement, ResultRecord, SummaryRecord
 
 MAX_COLUMNS = 5
 """Models stand side by side where each has one column and they are no more than this; else each has its table."""
+
+MAX_METRICS = 3
+"""Numbers of a summary side by side: their names are long, and more would be broken over two lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +161,7 @@ def _model_names(records: Iterable[ResultRecord], labels: Labels) -> dict[str, s
 
 
 def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultRecord] = ()) -> list[Table]:
-    """Every summary as a table per dataset, its numbers across; its rows per level are left to the file.
+    """Every summary as tables per dataset, its numbers across; rows per level or class are left to the file.
 
     ``records`` that the summaries were derived from say how rows of one name differ.
     """
@@ -172,28 +176,55 @@ def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultR
     several = len({place for _, place in groups}) > 1
     tables = []
     for (name, place), members in groups.items():
-        rows: dict[tuple[str, str, str], dict[str, str]] = {}
+        rows: dict[tuple[str, str, str], dict[str, Measurement]] = {}
         metrics: dict[str, None] = {}
+        classes: dict[str, set[JSONScalar]] = {}
         owners: dict[tuple[str, str, str], object] = {}
         for summary in members:
             for row in summary.measurements:
-                if "level" in row.dims:
-                    continue
-                label = _free_label(summary, row, by_key, labels, names, owners)
-                rows.setdefault(label, {})[row.metric] = _number(row)
-                metrics[row.metric] = None
-        if rows:
-            tables.append(
-                Table(
-                    title=f"{name} on {place}" if several else name,
-                    header=("model", "perturbation", "probe", *metrics),
-                    rows=tuple(
-                        (*label, *(cells.get(metric, "") for metric in metrics)) for label, cells in rows.items()
-                    ),
-                    labels=3,
-                )
-            )
+                if "class" in row.dims:
+                    classes.setdefault(row.metric, set()).add(row.dims["class"])
+                elif "level" not in row.dims:
+                    label = _free_label(summary, row, by_key, labels, names, owners)
+                    rows.setdefault(label, {})[row.metric] = row
+                    metrics[row.metric] = None
+        notes = [f"{metric} of {len(found)} classes, level by level: {SUMMARIES}" for metric, found in classes.items()]
+        tables += _parts(f"{name} on {place}" if several else name, rows, list(metrics), notes)
     return tables
+
+
+def _parts(
+    title: str,
+    rows: Mapping[tuple[str, str, str], Mapping[str, Measurement]],
+    metrics: Sequence[str],
+    notes: Sequence[str],
+) -> list[Table]:
+    """Tables with at most :data:`MAX_METRICS` numbers in each row; ``notes`` stand below the last."""
+    tables = []
+    for start in range(0, len(metrics), MAX_METRICS):
+        shown = metrics[start : start + MAX_METRICS]
+        cells = {label: [given.get(metric) for metric in shown] for label, given in rows.items()}
+        found = [row for given in cells.values() for row in given]
+        said = ["blank: the curve has no such number"] if None in found else []
+        if any(row is not None and row.unit == "fraction" and row.interval is None for row in found):
+            said.append("no [low, high]: resamples of these images give none")
+        tables.append(
+            Table(
+                title=f"{title}, continued" if start else title,
+                header=("model", "perturbation", "probe", *shown),
+                rows=tuple((*label, *map(_summary_number, given)) for label, given in cells.items()),
+                labels=3,
+                notes=(*said, *(notes if start + MAX_METRICS >= len(metrics) else ())),
+            )
+        )
+    return tables
+
+
+def _summary_number(row: Measurement | None) -> str:
+    """A number with its unit where that is no percentage: rows of one column may differ in it."""
+    if row is None:
+        return ""
+    return _number(row) if row.unit in ("fraction", "") else f"{_number(row)} ({row.unit})"
 
 
 def _free_label(

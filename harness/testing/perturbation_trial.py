@@ -91,20 +91,23 @@ def prepared(subject: Subject, *, seed: int = 0, all_levels: bool = False) -> tu
         name: tiny() for name in entry.model_params if subject.params.get(name) not in (None, *entry.model_words)
     }
     backbone = tiny()
-    perturbation.prepare(
-        PerturbationContext(
-            seed=seed,
-            view=View(resize=sample.side_px, crop=sample.side_px),
-            device=torch.device("cpu"),
-            dataset_fingerprint="sample",
-            num_classes=sample.classes,
-            models=models,
-            evaluated=backbone,
-            num_images=sample.images,
-            target=None if victim is None else lambda images: _head_scores(victim, images),
-            support=lambda: _support(subject),
+    try:
+        perturbation.prepare(
+            PerturbationContext(
+                seed=seed,
+                view=View(resize=sample.side_px, crop=sample.side_px),
+                device=torch.device("cpu"),
+                dataset_fingerprint="sample",
+                num_classes=sample.classes,
+                models=models,
+                evaluated=backbone,
+                num_images=sample.images,
+                target=None if victim is None else lambda images: _head_scores(victim, images),
+                support=lambda: _support(subject),
+            )
         )
-    )
+    except CapabilityError as error:
+        raise NotApplicableError(f"cannot act on the kit's small transformer: {error.message}") from error
     levels = (None,) if info.level is None else info.level.values if all_levels else _ends(info.level.values)
     batch = sample_batch([i % sample.classes for i in range(sample.images)], side_px=sample.side_px)
     return Trial(perturbation=perturbation, backbone=backbone, levels=levels), batch

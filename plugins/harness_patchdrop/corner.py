@@ -48,8 +48,8 @@ class ImageInCorner:
         return self._info
 
     def prepare(self, context: PerturbationContext) -> None:
-        """Take what the fill may be relative to; no seed, as nothing is random."""
-        self._context = replace(context, seed=0)
+        """Take what the fill may be relative to."""
+        self._context = context
 
     def begin(self, batch: ImageBatch) -> Tensor | None:
         """The fill's pixels, None for black.
@@ -58,7 +58,7 @@ class ImageInCorner:
         """
         if self._context is None:
             raise RuntimeError("image_in_corner: begin() was called before prepare()")
-        return self._fill.pixels(batch, self._context)
+        return self._fill.pixels(batch, self._context, seed=0)
 
     def apply(self, batch: ImageBatch, state: Tensor | None, level: float | None) -> ImageBatch:  # noqa: ARG002 - it has no levels
         """The batch with every image in the corner; at least one pixel of it remains."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -31,12 +35,12 @@ class Fill:
     colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
     blur: float = 0.0625
 
-    def pixels(self, batch: ImageBatch, context: PerturbationContext) -> Tensor | None:
+    def pixels(self, batch: ImageBatch, context: PerturbationContext, *, seed: int) -> Tensor | None:
         """What dropped pixels become: None for black, else float32 that broadcasts to (N, 3, H, W).
 
-        Noise is keyed by seed and image id, uniform in [0, 1), and independent of everything else. The blur is Pillow's
-        on 8-bit pixels, the same bits on every device. Raises :class:`~harness.errors.CapabilityError` for ``mean``
-        where no model is evaluated.
+        Noise is keyed by ``seed`` and image id, uniform in [0, 1), and independent of everything else. The blur is
+        Pillow's on 8-bit pixels, the same bits on every device. Raises :class:`~harness.errors.CapabilityError` for
+        ``mean`` where no model is evaluated.
         """
         if self.name == "black":
             return None
@@ -47,7 +51,8 @@ class Fill:
                 raise CapabilityError("fill=mean is the mean of the evaluated model, and there is none here")
             return batch.images.new_tensor(context.evaluated.info.mean).view(1, 3, 1, 1)
         if self.name == "noise":
-            noise = rng.dense_uniforms(context.seed, _NOISE_STREAM, batch.ids, batch.images.shape[1:])
+            shape = batch.images.shape[1:]
+            noise = _by_image(lambda name: rng.dense_uniforms(seed, _NOISE_STREAM, [name], shape)[0], batch.ids)
             return torch.from_numpy(noise).to(batch.images.device)
         return _blurred(batch.images, self.blur)
 
@@ -62,5 +67,11 @@ def replaced(images: Tensor, dropped: Tensor, fill: Tensor | None) -> Tensor:
 def _blurred(images: Tensor, share: float) -> Tensor:
     kernel = ImageFilter.GaussianBlur(share * min(images.shape[2:]))
     pixels = (images.detach().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    blurred = np.stack([np.asarray(Image.fromarray(image).filter(kernel)) for image in pixels])
+    blurred = _by_image(lambda image: np.asarray(Image.fromarray(image).filter(kernel)), pixels)
     return torch.from_numpy(blurred).permute(0, 3, 1, 2).to(images.device).float().div_(255)
+
+
+def _by_image(make: Callable[[Any], npt.NDArray[Any]], items: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``make`` of every item, stacked; NumPy's generators and Pillow's filters leave other threads free to run."""
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        return np.stack(list(pool.map(make, items)))

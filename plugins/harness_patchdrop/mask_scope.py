@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from harness import rng
-from harness.protocols import PerturbationContext
+from harness.protocols import MASK_GROUP, PerturbationContext
 from harness_patchdrop.parameters import MaskScope
 
 AUTHORS_BATCH = 256
 """Images that share one mask in the authors' code, a batch of a shuffled loader (protocol 1.2)."""
-
-MASK_GROUP = "mask_group"
-"""The group of an image, where masks are shared: images of a group are no independent units."""
 
 
 def mask_ids(ids: Sequence[str], scope: MaskScope, context: PerturbationContext) -> Sequence[str]:

@@ -12,16 +12,13 @@ from torch import Tensor
 
 from harness.errors import ParameterError
 from harness.params import canonical
-from harness.protocols import PerturbationContext, PerturbationInfo
+from harness.protocols import INFORMATION_LOSS, PerturbationContext, PerturbationInfo
 from harness.types import ImageBatch, LevelSpec
 from harness_patchdrop.fills import Fill, replaced
 from harness_patchdrop.parameters import FillParams
 
 STREAM = "patchdrop"
 """What the draws are keyed by; every variant of the family that drops random cells shares it, and so its masks."""
-
-INFORMATION_LOSS = "information_loss"
-"""The share of an image's pixels that was dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +65,9 @@ class PixelReplacement(ABC):
 
     def begin(self, batch: ImageBatch) -> Begun:
         """What all levels share; on the images' device where it is large."""
-        return Begun(order=self._order(batch), fill=self._fill.pixels(batch, self.context))
+        # Noise is no reason for several seeds where the pixels that it fills are always the same.
+        seed = self.context.seed if self._info.stochastic else 0
+        return Begun(order=self._order(batch), fill=self._fill.pixels(batch, self.context, seed=seed))
 
     def apply(self, batch: ImageBatch, state: Begun, level: float | None) -> ImageBatch:
         """The batch with the level's pixels replaced.

@@ -15,12 +15,19 @@ import torch
 from harness import rng
 from harness.errors import CapabilityError, ParameterError
 from harness.params import canonical
-from harness.protocols import Model, PerturbationContext, PerturbationInfo, SiteTokens, SupportsIntervention
+from harness.protocols import (
+    INFORMATION_LOSS,
+    Model,
+    PerturbationContext,
+    PerturbationInfo,
+    SiteTokens,
+    SupportsIntervention,
+)
 from harness.types import Capability, ImageBatch, LevelSpec, OutputSpec, Stage
 from harness_patchdrop.mask_scope import mask_groups, mask_ids
 from harness_patchdrop.parameters import MaskScope
 from harness_patchdrop.random_drop import RandomOrder
-from harness_patchdrop.replacement import INFORMATION_LOSS, STREAM
+from harness_patchdrop.replacement import STREAM
 from harness_patchdrop.token_parameters import Before
 
 Change: TypeAlias = Callable[[SiteTokens], SiteTokens]

@@ -130,6 +130,22 @@ def test_a_result_draws_itself(tmp_path):
         result.plot(tmp_path / "curves")
 
 
+def test_a_named_folder_gets_the_curves_of_a_sweep(tmp_path, monkeypatch):
+    sweep = {"model": "tiny", "perturb": ["none", "dimmed@0.25,0.5"], "probe": "toy_head"}
+    assert run(**sweep).artifacts is None  # a temporary folder
+    assert run(**{**sweep, "perturb": "dimmed@0.25"}, out=tmp_path / "one").artifacts is None
+    made = run(**sweep, out=tmp_path / "out").artifacts
+    assert made.table == tmp_path / "out" / "artifacts" / "curves.csv"
+    assert [path.name for path in made.pictures] == ["curves-mine-toy_head.png"]
+
+    def broken(*given, **named):
+        raise ZeroDivisionError("in a library")
+
+    monkeypatch.setattr("harness.report.artifacts.draw_curves", broken)
+    result = run(**sweep, out=tmp_path / "out")
+    assert (len(result.records), result.exit_code, result.artifacts) == (3, 0, None)
+
+
 def test_a_caller_may_look_at_the_plan_before_anything_is_built(tmp_path):
     from harness.api import run_asked
     from harness.request import Asked

@@ -54,6 +54,17 @@ def test_the_mean_of_what_was_realised_stands_beside_the_probes_numbers():
     assert realised["information_loss"] == [row / 7 for row in range(33)]
 
 
+def test_what_names_a_group_is_kept_but_is_no_measurement():
+    run = CellRun(Fitted(HeadRun))
+    batch = WHOLE.with_images(WHOLE.images, mask_group=torch.arange(33) // 8, information_loss=torch.full((33,), 0.5))
+    run.update(batch, ModelOutputs(logits={"head": LOGITS}), None)
+    rows = run.result()
+    assert [row.metric for row in rows] == ["accuracy", "information_loss"]
+    # Images of a group share a mask: an interval that takes them for independent would be too narrow.
+    assert (rows[0].low, rows[0].high, rows[0].interval) == (None, None, None)
+    assert run.realised()["mask_group"].tolist() == [row // 8 for row in range(33)]
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.permutations(range(33)), st.lists(st.integers(1, 32), max_size=6, unique=True), st.booleans())
 def test_order_batches_and_shards_do_not_matter(order, cuts, serialised):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -60,6 +61,7 @@ def test_tables_go_to_stdout_and_the_rest_to_stderr(harness, tmp_path):
     assert answer.err.splitlines() == [
         "tiny: loading (embedded weights)",
         "3 records (0 already there); 33 images decoded, 15 forward passes over 99 images; in runs",
+        "curves: runs/artifacts/curves.csv and 1 picture",
     ]
     assert len(load_records(tmp_path / "runs")) == 3
 
@@ -183,10 +185,11 @@ def test_a_picture_is_drawn_beside_the_tables(harness, tmp_path):
 
 
 def test_the_picture_shows_what_was_recorded(harness, tmp_path, monkeypatch):
-    from harness.report import curves
+    from harness.report import artifacts, curves
 
     figures = []
     draw = curves.draw_curves
+    monkeypatch.setattr(artifacts, "write_artifacts", lambda *given: None)
     monkeypatch.setattr(curves, "draw_curves", lambda *given: figures.append(draw(*given)) or figures[-1])
     answer = harness(*SWEEP, "-p", "speckled@0.1,0.3", "--json", "--plot", "curves.svg")
     assert answer.code == 0
@@ -260,6 +263,46 @@ def test_without_a_number_there_is_no_picture(harness, tmp_path):
     assert "not applicable" in answer.out
     assert "warning: no picture was drawn: there is nothing to draw" in answer.err
     assert not (tmp_path / "curves.png").exists()
+
+
+# --- what a sweep leaves in its folder
+
+
+def test_a_sweep_leaves_its_curves_in_the_folder(harness, tmp_path):
+    answer = harness(*SWEEP, "-p", "speckled@0.1,0.3", "-o", "here", "--json")
+    assert answer.err.splitlines()[-1] == "curves: here/artifacts/curves.csv and 1 picture"
+    folder = tmp_path / "here" / "artifacts"
+    assert sorted(path.name for path in folder.iterdir()) == ["curves-tints-toy_head.png", "curves.csv"]
+    with (folder / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["key"] for row in rows] == [raw["key"] for raw in answer.records]
+    assert [float(row["value"]) for row in rows] == [raw["measurements"][0]["value"] for raw in answer.records]
+    assert [row["information_loss"] for row in rows] == ["0.0", "0.25", "0.5", "", ""]
+    assert harness(*SWEEP, "-o", "here", "-q").err == ""
+
+
+def test_without_a_sweep_no_curves_are_spoken_of(harness, tmp_path):
+    answer = harness(*TINY, "--probe", "toy_head", "-p", "dimmed@0.25", "-p", "speckled@0.1")
+    assert "curves" not in answer.err
+    assert not (tmp_path / "runs" / "artifacts").exists()
+
+
+def test_curves_that_cannot_be_written_cost_a_note(harness, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "artifacts").write_text("in the way")
+    answer = harness(*SWEEP)
+    assert answer.code == 0
+    assert "retention" in answer.out
+    assert "warning: the curves in runs/artifacts could not be written: cannot write" in answer.err
+    assert "curves: " not in answer.err
+    assert len(load_records(tmp_path / "runs")) == 3
+
+
+def test_the_last_shard_leaves_the_curves_of_all(harness, tmp_path):
+    for part in (1, 2, 3):
+        harness(*SWEEP, "--shard", f"{part}/3")
+    with (tmp_path / "runs" / "artifacts" / "curves.csv").open(newline="") as file:
+        assert [row["level"] for row in csv.DictReader(file)] == ["", "0.25", "0.5"]
 
 
 # --- plans, estimates, shards

@@ -18,7 +18,7 @@ from harness.report.tables import (
     summary_tables,
 )
 from harness.report.terminal import plain
-from harness.types import Measurement, ResultRecord
+from harness.types import Measurement, ResultRecord, SummaryRecord
 
 
 def record(
@@ -166,7 +166,7 @@ def test_one_name_with_other_parameters_is_another_row():
         for g in (7, 14)
     ]
     (table,) = record_tables([record(), *grids], {})
-    assert [row[0] for row in table.rows] == ["none", "drop:grid=7+7@0.5", "drop:grid=14+14@0.5"]
+    assert [row[0] for row in table.rows] == ["none", "drop:grid=7x7@0.5", "drop:grid=14x14@0.5"]
     assert [row[1][:4] for row in table.rows[1:]] == ["7.0 ", "14.0"]
 
 
@@ -253,7 +253,7 @@ def test_weights_are_shown_as_far_as_they_differ():
     assert len(set(table.header[1:])) == 2
 
 
-@pytest.mark.parametrize("params", [({"grid": [1, 2]}, {"grid": "1+2"}), ({}, {"grid": None})])
+@pytest.mark.parametrize("params", [({"grid": [1, 2]}, {"grid": "1x2"}), ({}, {"grid": None})])
 def test_parameters_that_read_the_same_are_told_apart_by_fingerprint(params):
     records = [
         record(perturbation="drop", params={"perturbation": own}, fingerprints={"perturbation": digit * 16})
@@ -330,6 +330,58 @@ def test_plain_text_is_aligned():
     assert plain(table).splitlines() == ["t", "name    value", "a         1.0", "longer   10.0", "200 images"]
 
 
+# --- summaries
+
+
+def summary(*rows, model="vit"):
+    """Of one model under one perturbation; ``rows`` of (metric, value, and what else a measurement has)."""
+    found = tuple(Measurement(metric=metric, value=value, n=9, **given) for metric, value, given in rows)
+    group = {"model": model, "dataset": "digits", "split": "test", "perturbation": "drop", "probe": "head"}
+    return SummaryRecord(summary="retention", version=1, group=group, records=(f"{model}1",), measurements=found)
+
+
+BOUNDED = {"low": 0.25, "high": 0.75, "interval": "bootstrap95"}
+
+
+def test_numbers_of_a_summary_stand_three_to_a_table():
+    metrics = ["one", "two", "three", "four"]
+    first, second = summary_tables([summary(*((metric, 0.5, BOUNDED) for metric in metrics))])
+    assert (first.title, second.title) == ("retention", "retention, continued")
+    assert (first.header[3:], second.header[3:]) == (("one", "two", "three"), ("four",))
+    assert first.rows == (("vit", "drop", "head", *["50.0 [25.0, 75.0]"] * 3),)
+    assert second.rows == (("vit", "drop", "head", "50.0 [25.0, 75.0]"),)
+    assert first.notes == second.notes == ()
+
+
+def test_classes_and_levels_are_left_to_the_file_and_classes_are_spoken_of():
+    rows = [("area", 0.5, BOUNDED)]
+    rows += [("retention", 0.1, {"dims": {"level": level}}) for level in (0.1, 0.2)]
+    rows += [
+        ("class_retention", 0.1, {"dims": {"level": level, "class": label}})
+        for level in (0.1, 0.2)
+        for label in range(1000)
+    ]
+    (table,) = summary_tables([summary(*rows), summary(*rows, model="cnn")])
+    assert table.header == ("model", "perturbation", "probe", "area")
+    assert len(table.rows) == 2
+    assert table.notes == ("class_retention of 1000 classes, level by level: summaries.jsonl",)
+
+
+def test_what_a_summary_cannot_say_is_said():
+    (table,) = summary_tables(
+        [
+            summary(("area", 0.5, BOUNDED), ("half", 0.5, {})),
+            summary(("area", 0.5, BOUNDED), model="cnn"),
+            summary(("area", 0.5, BOUNDED), ("half", 16.0, {"unit": "level"}), model="net"),
+        ]
+    )
+    assert [row[-1] for row in table.rows] == ["50.0", "", "16 (level)"]
+    assert table.notes == (
+        "blank: the curve has no such number",
+        "no [low, high]: resamples of these images give none",
+    )
+
+
 # --- tables of real runs
 
 
@@ -341,7 +393,7 @@ def test_summaries_of_one_name_with_other_parameters_are_rows_of_their_own(run, 
         perturb=["none", "dimmed@0.25,0.5"],
         support_perturb=["none", "dimmed@0.5"],
     )
-    (table,) = summary_tables(result.summaries, result.records)
+    table, *_ = summary_tables(result.summaries, result.records)
     assert table.header[:3] == ("model", "perturbation", "probe")
     assert len(table.rows) == len({row[:3] for row in table.rows}) == 4
     assert {row[1] for row in table.rows} == {"dimmed"}
@@ -360,12 +412,13 @@ def test_summaries_of_two_datasets_are_tables_of_their_own(run, dataset):
         elsewhere.append(replace(record_, key=f"other {record_.key}", cell=cell))
     twin = replace(summary, records=tuple(f"other {key}" for key in summary.records))
     tables = summary_tables([summary, twin], [*result.records, *elsewhere])
+    tables = [table for table in tables if not table.title.endswith(", continued")]
     assert [table.title for table in tables] == [
         f"{summary.summary} on tints:contrast=None/query",
         f"{summary.summary} on tints:contrast=0.5/query",
     ]
     assert [len(table.rows) for table in tables] == [1, 1]
-    (table,) = summary_tables([summary, twin])
+    table, *_ = summary_tables([summary, twin])
     assert len({row[:3] for row in table.rows}) == len(table.rows) == 2
 
 

@@ -137,6 +137,17 @@ def test_the_view_of_a_summary_holds_what_was_realised_for_every_variant(tmp_pat
     np.testing.assert_array_equal(seen.columns["correct"], outcomes.columns["correct"])
 
 
+def test_the_view_of_a_summary_holds_the_classes_of_the_images(tmp_path: Path) -> None:
+    outcomes = make_outcomes(({"shots": 1}, {"shots": 5}))
+    labels = np.random.default_rng(0).integers(0, 1000, len(IDS))
+    write_outcomes(tmp_path, KEY, outcomes, IDS, labels=labels)
+    expected = [labels[outcomes.positions].tolist()] * 2
+    for seen in (read_outcomes(tmp_path, KEY).with_realised, open_outcomes(tmp_path, KEY)):
+        assert seen.columns["label"].tolist() == expected
+        assert set(seen.columns) == {*outcomes.columns, "label"}
+    assert "label" not in read_outcomes(tmp_path, KEY).outcomes.columns
+
+
 def test_columns_read_when_asked_for_are_those_read_at_once(tmp_path: Path) -> None:
     outcomes = make_outcomes(({"shots": 1}, {"shots": 5}))
     write_outcomes(tmp_path, KEY, outcomes, IDS, realised={"information_loss": np.array([0.5, 0.25, 0.125])})

@@ -182,10 +182,11 @@ def test_reported_lets_other_errors_through(tmp_path: Path) -> None:
         raise KeyError
 
 
-def test_only_old_temporary_files_are_discarded(tmp_path: Path) -> None:
-    (tmp_path / "outcomes").mkdir()
-    old, new = tmp_path / "outcomes" / ".x.parquet.host.1.tmp", tmp_path / ".plan.json.host.2.tmp"
-    kept = tmp_path / "outcomes" / "notes.tmp"
+@pytest.mark.parametrize("place", ["artifacts", "checkpoints", "outcomes"])
+def test_only_old_temporary_files_are_discarded(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir()
+    old, new = tmp_path / place / ".x.parquet.host.1.tmp", tmp_path / ".plan.json.host.2.tmp"
+    kept = tmp_path / place / "notes.tmp"
     for path in (old, new, kept):
         path.write_text("")
     for path in (old, kept):
@@ -194,4 +195,4 @@ def test_only_old_temporary_files_are_discarded(tmp_path: Path) -> None:
     assert not old.exists()
     assert new.exists()
     assert kept.exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".plan.json.host.2.tmp", "outcomes"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".plan.json.host.2.tmp", place]

@@ -1,10 +1,14 @@
-"""Intervals and areas against SciPy, closed forms and simulated coverage."""
+"""Intervals, areas and crossings against SciPy, closed forms, every resample there is, and simulated coverage."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import tracemalloc
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,11 +18,15 @@ from scipy import stats as reference
 
 from harness.errors import ParameterError
 from harness.stats import (
+    Clustering,
     Interval,
     area_under_curve,
     bootstrap_mean,
     bootstrap_statistic,
     chance_corrected,
+    first_fall,
+    resampled_cluster_means,
+    resampled_means,
     t_interval,
     wilson,
 )
@@ -225,6 +233,131 @@ def test_memory_does_not_grow_with_the_resamples() -> None:
         tracemalloc.stop()
     assert peaks[1] < peaks[0] * 1.2
     assert peaks[1] < 16 * 2**20
+
+
+# --- groups of images that are no independent units -------------------------------------------------------------
+
+
+def clustering(groups: Sequence[int], *values: Sequence[float], weights: Sequence[int] | None = None) -> Clustering:
+    return Clustering(
+        groups=np.array(groups),
+        rows=tuple(range(len(values))),
+        values=np.array(values, dtype=np.float64),
+        weights=tuple(weights or [1] * len(values)),
+    )
+
+
+def every_resample(clusterings: Sequence[Clustering]) -> Counter[tuple[Fraction | None, ...]]:
+    """The means of each row in every resample that there is: groups of each clustering, and images if there are two."""
+    n = len(clusterings[0].groups)
+    names = [sorted(set(each.groups.tolist())) for each in clusterings]
+    crossed = len(clusterings) > 1
+    draws = [list(itertools.product(mine, repeat=len(mine))) for mine in names]
+    images = list(itertools.product(range(n), repeat=n)) if crossed else [tuple(range(n))]
+    found: Counter[tuple[Fraction | None, ...]] = Counter()
+    for drawn in itertools.product(images, *draws):
+        means = []
+        for row in clusterings[0].rows:
+            total, count = Fraction(0), 0
+            for each, groups in zip(clusterings, drawn[1:], strict=True):
+                for image in drawn[0]:
+                    times = groups.count(each.groups[image]) * each.weights[row]
+                    total += times * Fraction(each.values[row, image])
+                    count += times
+            means.append(total / count if count else None)
+        found[tuple(means)] += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    "clusterings",
+    [
+        [clustering([4, 9], [1, 0], [0, 1])],
+        [clustering([1, 0, 1, 2], [1, 0, 1, 1], [0.5, 0.25, 0, 1])],
+        [clustering([5, 5, 5], [1, 0, 1])],
+        [clustering([0, 1, 1], [1, 0, 1], [1, 1, 0]), clustering([0, 0, 1], [1, 0, 1], [0, 0, 1])],
+        [clustering([0, 1], [1, 0], [1, 1]), clustering([0, 0], [1, 0], [0, 1], weights=[1, 3])],
+    ],
+)
+def test_groups_are_drawn_as_often_as_among_all_resamples_that_there_are(clusterings: list[Clustering]) -> None:
+    resamples = 20_000
+    means = resampled_cluster_means(clusterings, resamples=resamples)
+    drawn = Counter(
+        tuple(None if math.isnan(mean) else Fraction(mean).limit_denominator(1000) for mean in row)
+        for row in means.tolist()
+    )
+    expected = every_resample(clusterings)
+    assert set(drawn) <= set(expected)
+    whole = sum(expected.values())
+    for outcome, count in expected.items():
+        share = count / whole
+        assert drawn[outcome] / resamples == pytest.approx(share, abs=5 * math.sqrt(share / resamples) + 1e-4)
+
+
+def test_groups_of_one_image_are_the_images_bit_for_bit() -> None:
+    alone = resampled_cluster_means([clustering(range(200), *LEVELS)])
+    np.testing.assert_array_equal(alone, resampled_means(LEVELS))
+
+
+def test_names_of_groups_do_not_matter_and_rows_may_be_missing() -> None:
+    groups = np.arange(200) % 7
+    named = resampled_cluster_means([clustering(groups, *LEVELS)])
+    np.testing.assert_array_equal(named, resampled_cluster_means([clustering(3 * groups + 5, *LEVELS)]))
+    part = dataclasses.replace(clustering(groups, *LEVELS[[0, 3]]), rows=(0, 3))
+    found = resampled_cluster_means([part])
+    np.testing.assert_array_equal(found[:, [0, 3]], named[:, [0, 3]])
+    assert np.isnan(found[:, [1, 2]]).all()
+
+
+def test_the_spread_over_groups_is_that_of_their_means() -> None:
+    values = np.random.default_rng(2).random((1, 400))
+    groups = np.arange(400) // 20
+    spread = resampled_cluster_means([clustering(groups, *values)], resamples=20_000).std()
+    assert spread == pytest.approx(values.reshape(20, 20).mean(axis=1).std() / math.sqrt(20), rel=0.03)
+
+
+def test_seeds_that_group_in_other_ways_spread_as_their_parts_do() -> None:
+    generator = np.random.default_rng(3)
+    seeds, num_groups, n = 4, 30, 600
+    fates = generator.standard_normal((seeds, num_groups))
+    groups = generator.integers(0, num_groups, (seeds, n))
+    # What the masks alone decide averages over all groups of all seeds.
+    masks = [clustering(groups[s], fates[s][groups[s]]) for s in range(seeds)]
+    spread = resampled_cluster_means(masks).std()
+    assert spread == pytest.approx(fates.std() / math.sqrt(seeds * num_groups), rel=0.15)
+    # What the images alone decide is common to the seeds: 2 (1 + 1 / S) - 1 times its variance, an overstatement.
+    images = generator.standard_normal(n)
+    spread = resampled_cluster_means([clustering(groups[s], images) for s in range(seeds)]).std()
+    assert spread == pytest.approx(images.std() / math.sqrt(n) * math.sqrt(1 + 2 / seeds), rel=0.15)
+
+
+# --- where a curve falls ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    heights=st.lists(st.integers(0, 8), min_size=2, max_size=6),
+    target=st.integers(0, 8),
+    steps=st.lists(st.integers(1, 4), min_size=6, max_size=6),
+)
+def test_the_first_fall_is_where_a_walk_along_the_curve_first_meets_the_target(
+    heights: list[int], target: int, steps: list[int]
+) -> None:
+    x = [sum(steps[:place]) for place in range(len(heights))]
+    fine = np.linspace(x[0], x[-1], 840 * (x[-1] - x[0]) + 1)  # holds every point that is a whole height
+    walked = np.interp(fine, x, heights)
+    (found,) = first_fall(x, np.array([heights], dtype=float), np.array([float(target)])).tolist()
+    below = np.flatnonzero(walked <= target + 1e-9)
+    if heights[0] < target or not len(below):
+        assert math.isnan(found)
+    else:
+        assert found == pytest.approx(fine[below[0]])
+
+
+def test_lines_fall_each_to_its_own_target() -> None:
+    heights = np.array([[1.0, 0.5, 0.0], [1.0, 1.0, 0.0], [0.2, 0.6, 0.0], [1.0, 0.5, 0.0]])
+    found = first_fall([0.0, 1.0, 3.0], heights, np.array([0.75, 0.5, 0.4, np.nan]))
+    np.testing.assert_array_equal(found, [0.5, 2.0, np.nan, np.nan])
 
 
 # --- Student's t -------------------------------------------------------------------------------------------------

@@ -132,11 +132,13 @@ def test_it_keeps_the_contract(batch_of, ready, applied):
 
 def test_foreground_masks_go_along(batch_of, ready, applied):
     batch = batch_of(IDS)
-    masks = torch.zeros(len(IDS), 56, 56, dtype=torch.bool)
-    masks[:, 14:42, 7:49] = True
+    masks = batch.images[:, 0] > 0.6
     after = applied(ready(ImageInCorner(corner="bottom_right")), replace(batch, masks=masks), None)
     expected = torch.zeros_like(masks)
-    expected[:, 24 + 8 : 24 + 24, 24 + 4 : 24 + 28] = True
+    for y in range(32):
+        for x in range(32):
+            # The pixel that holds the centre of the small one.
+            expected[:, 24 + y, 24 + x] = masks[:, (2 * y + 1) * 56 // 64, (2 * x + 1) * 56 // 64]
     assert torch.equal(after.masks, expected)
 
 

@@ -173,7 +173,8 @@ def test_one_forward_of_one_image_tells_the_grid(batch_of, ready):
         for level in (0.0, 0.5, 0.9):
             outputs_under(perturbation, model, batch, level)
         assert sizes == [1, 3, 3, 3]
-        outputs_under(perturbation, tiny_model(side_px=56, patch_px=8), batch, 0.5)
+        _, perturbed = outputs_under(perturbation, tiny_model(side_px=56, patch_px=8), batch, 0.5)
+        assert perturbed.realised["information_loss"].tolist() == [24 / 49] * 3
         assert sizes == [1, 3, 3, 3]
     finally:
         handle.remove()
