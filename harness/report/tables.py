@@ -163,8 +163,10 @@ def _model_names(records: Iterable[ResultRecord], labels: Labels) -> dict[str, s
 def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultRecord] = ()) -> list[Table]:
     """Every summary as tables per dataset, its numbers across; rows per level or class are left to the file.
 
-    ``records`` that the summaries were derived from say how rows of one name differ.
+    ``records`` that the summaries were derived from say how rows of one name differ, and in what order they come.
     """
+    places = {record.key: place for place, record in enumerate(records)}
+    summaries = sorted(summaries, key=lambda summary: places.get(summary.records[-1], len(places)))
     labels = Labels(records)
     by_key = {record.key: record for record in records}
     names = _model_names(records, labels)

@@ -401,6 +401,13 @@ def test_summaries_of_one_name_with_other_parameters_are_rows_of_their_own(run, 
     assert all(cell for row in table.rows for cell in row)
 
 
+def test_summaries_come_in_the_order_in_which_they_were_asked_for(run, dataset):
+    for order in (["dimmed@0.25,0.5", "holed@0.25,0.5"], ["holed@0.25,0.5", "dimmed@0.25,0.5"]):
+        result = run(model=TinyModel(), dataset=dataset, probe="centroid", perturb=["none", *order])
+        table, *_ = summary_tables(result.summaries, result.records)
+        assert [row[1] for row in table.rows] == [text.partition("@")[0] for text in order]
+
+
 def test_summaries_of_two_datasets_are_tables_of_their_own(run, dataset):
     result = run(model=TinyModel(), dataset=dataset, probe="centroid:shots=1", perturb=["none", "dimmed@0.25,0.5"])
     (summary,) = result.summaries
