@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,18 +76,21 @@ def execute(
     if not todo.passes:
         return execution
     device = choose_device(options.device)
-    runner = _Runner(
-        store=store,
-        options=options,
-        device=device,
-        progress=progress,
-        written=written,
-        execution=execution,
-    )
-    for walk in todo.passes:
-        runner.run_pass(walk)
-        if options.fail_fast and execution.failures:
-            break
+    # Without a cache what perturbations keep of an image still serves all their variants, seeds and models of one run.
+    with tempfile.TemporaryDirectory(prefix="harness-maps-") as scratch:
+        runner = _Runner(
+            store=store,
+            options=options,
+            device=device,
+            progress=progress,
+            written=written,
+            execution=execution,
+            maps_dir=options.cache_dir or Path(scratch),
+        )
+        for walk in todo.passes:
+            runner.run_pass(walk)
+            if options.fail_fast and execution.failures:
+                break
     return execution
 
 
@@ -106,6 +110,7 @@ class _Runner:
     progress: Progress
     written: Callable[[ResultRecord], object]
     execution: Execution
+    maps_dir: Path
 
     def run_pass(self, walk: Pass) -> None:
         """Build the model, then walk once per group of cells that start at the same image."""
@@ -164,7 +169,7 @@ class _Runner:
                 batch_size=batch_size,
                 workers=self.options.workers,
                 cache=None if self.options.cache_dir is None else FeatureCache(self.options.cache_dir / "features"),
-                cache_dir=self.options.cache_dir,
+                cache_dir=self.maps_dir,
                 progress=self.progress,
             )
             loop = Walk(preparation=preparation, forward=forward, batch_size=batch_size, progress=self.progress)

@@ -103,6 +103,15 @@ def coerce(schema: type[T], given: Mapping[str, Any], where: str) -> T:
     return schema(**values)
 
 
+def checked(params: T, where: str) -> T:
+    """``params`` with every value checked and coerced as :func:`coerce` does, for those who call a constructor.
+
+    A dataclass takes what it is given; a name or a command line is checked on its way, a call in Python is not.
+    """
+    fields = dataclasses.fields(params)  # type: ignore[arg-type]  # every schema is a dataclass
+    return coerce(type(params), {f.name: getattr(params, f.name) for f in fields}, where)
+
+
 def canonical(params: Any) -> dict[str, JSONValue]:
     """Every parameter of an instance as plain JSON values."""
     return {f.name: _plain(getattr(params, f.name)) for f in dataclasses.fields(params)}
@@ -202,7 +211,10 @@ def _coerce_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
             return _coerce(arg, value, where)
         except ParameterError as error:
             failures.append(error)
-    raise failures[0]
+    if len(failures) == 1:
+        raise failures[0]
+    wanted = " | ".join(_type_text(arg) for arg in args if arg is not types.NoneType)
+    raise ParameterError(f"{where} cannot be {value!r}", hint=f"give {wanted}")
 
 
 def _coerce_tuple(args: tuple[Any, ...], value: Any, where: str) -> Any:

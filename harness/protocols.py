@@ -138,7 +138,8 @@ class PerturbationContext:
     None where pixels are perturbed without one. ``num_images``: how many images will be perturbed in all.
     ``target``: differentiable ``scores(images) -> (N, C)`` of what an attack aims at, None unless it asked.
     ``support``: the support images, batch by batch, each call anew, or None where the dataset has no support split.
-    ``cache_dir``: where maps may be kept between runs (None: nowhere); key them by weights, view and fingerprint.
+    ``cache_dir``: where maps may be kept, between runs or for the length of one (None: nowhere); key them by weights,
+    view and fingerprint.
     """
 
     seed: int

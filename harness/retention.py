@@ -28,7 +28,7 @@ class Retention:
     Per row of the probe (each head; each number of shots, its seeds averaged), with a the accuracy, a0 the clean one
     and c = 1 / classes of the dataset, since no classifier falls below chance for long:
 
-    * ``retention`` per ``level``: a / a0; ``retention_chance_corrected``: (a - c) / (a0 - c);
+    * ``accuracy`` per ``level``: a; ``retention``: a / a0; ``retention_chance_corrected``: (a - c) / (a0 - c);
     * ``information_loss`` per ``level``: the mean over images of what was really taken away, where that is recorded;
     * ``accuracy_area``, ``retention_area``, ``retention_area_chance_corrected``: area under the curve of accuracy and
       of the two retentions, trapezoids over the realised information loss, divided by the range covered; the clean
@@ -50,8 +50,8 @@ class Retention:
 
     Nothing is extrapolated or filled in. A ratio whose denominator vanishes (clean accuracy zero, or not above chance)
     is left out, and so is a half loss where the curve stays above the half, or lies below it from its first point on.
-    Where the same happens to a resample the number stands without interval: there is then no saying where its upper
-    end lies.
+    A resample whose curve stays above the half counts as one beyond the last point, so that an interval has both ends
+    while few of them do; where an end is among those, or a ratio of a resample has no denominator, there is none.
     """
 
     def compute(self, group: Sequence[SummaryInput], clean: SummaryInput | None) -> list[Measurement]:
@@ -101,6 +101,7 @@ def _measure(curve: Curve, chance: float) -> list[Measurement]:
                 )
             )
         value, draws = float(accuracy[row]), resampled[:, row]
+        add("accuracy", {"level": level}, value, draws)
         if clean > 0:
             add("retention", {"level": level}, value / clean, _ratio(draws, resampled[:, 0]))
         if clean > chance:
@@ -127,7 +128,7 @@ def _measure(curve: Curve, chance: float) -> list[Measurement]:
     unit = "fraction" if curve.losses is not None else "level"
     for metric, floor in (("half_accuracy_loss", 0.0), ("half_accuracy_loss_chance_corrected", chance)):
         (value,) = first_fall(places, heights, _half_way(accuracy[:1], floor)).tolist()
-        if not math.isnan(value):
+        if math.isfinite(value):
             add(metric, axis, value, first_fall(places, drawn, _half_way(resampled[:, 0], floor)), unit)
     return measurements
 
@@ -157,13 +158,18 @@ def _measure_classes(curve: Curve) -> list[Measurement]:
 
 
 def _percentile_intervals(draws: npt.NDArray[np.float64]) -> list[tuple[float, float] | tuple[None, None]]:
-    """Of each column of ``draws`` (R, K); without ends where a draw is not a number."""
+    """Of each column of ``draws`` (R, K); without ends where a draw is NaN, or an end infinite."""
     import numpy as np
 
     ends = np.full((draws.shape[1], 2), np.nan)
     whole = np.isfinite(draws).all(axis=0)
     # Columns as rows of their own: each is sorted where it lies.
     ends[whole] = np.quantile(np.ascontiguousarray(draws[:, whole].T), [0.025, 0.975], axis=1).T
+    for column in np.flatnonzero(~whole & ~np.isnan(draws).any(axis=0)):
+        # Draws themselves: nothing can be interpolated towards one that lies at infinity.
+        found = np.quantile(draws[:, column], [0.025, 0.975], method="inverted_cdf")
+        if np.isfinite(found).all():
+            ends[column] = found
     return [(None, None) if math.isnan(low) else (low, high) for low, high in ends.tolist()]
 
 

@@ -246,12 +246,12 @@ def first_fall(
 ) -> npt.NDArray[np.float64]:
     """Where the lines through the points (x, heights) first fall to their targets, going along rising ``x``: (R,).
 
-    ``x`` (K,) rises strictly; ``heights`` (R, K) are those of R lines, ``targets`` (R,). NaN for a line that stays
-    above its target (nothing is extrapolated), that lies below it from the start, or whose target is NaN.
+    ``x`` (K,) rises strictly; ``heights`` (R, K) are those of R lines, ``targets`` (R,). Nothing is extrapolated:
+    inf for a line that stays above its target, -inf for one below it from the start, NaN where the target is NaN.
 
     >>> import numpy as np
     >>> first_fall([0.0, 0.5, 1.0], np.array([[0.8, 0.6, 0.2], [0.8, 0.7, 0.6]]), np.array([0.4, 0.4])).tolist()
-    [0.75, nan]
+    [0.75, inf]
     """
     import numpy as np
 
@@ -264,7 +264,9 @@ def first_fall(
     share = np.zeros(len(heights))
     np.divide(high - targets, high - low, out=share, where=high > low)
     found: npt.NDArray[np.float64] = places[before] + share * (places[after] - places[before])
-    found[~fallen.any(axis=1) | ((after == 0) & (low < targets))] = np.nan
+    found[~fallen.any(axis=1)] = np.inf
+    found[fallen.any(axis=1) & (after == 0) & (low < targets)] = -np.inf
+    found[np.isnan(targets)] = np.nan
     return found
 
 

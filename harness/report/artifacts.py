@@ -79,7 +79,7 @@ def write_artifacts(
     ``curves.csv``: a row per record and row of its headline metric, in the order of the cells, numbers in full, dims as
     in ``shots=5 head=cls``. ``curves-DATASET-PROBE-ROW.png``: a panel per perturbation that is swept, a line per model
     over the information loss from 0 to 100 % (:func:`~harness.report.curves.draw_curves`); more than fit on a page
-    become several, numbered ``-1of2``. Files of these names are replaced, pictures of other names stay.
+    become several, numbered ``-1of2``. All of them are those of this plan: pictures of an earlier one are removed.
 
     Raises :class:`~harness.errors.RecordsError` where a file cannot be written.
     """
@@ -96,6 +96,9 @@ def write_artifacts(
         figure = draw_curves(part, headlines, levels, among=[record for _, record in pairs], loss_end=100.0)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png")
+    for stale in place.glob("curves-*.png"):
+        if stale.stem not in pictures:
+            stale.unlink(missing_ok=True)
     return Artifacts(table=place / TABLE, pictures=tuple(pictures.values()))
 
 

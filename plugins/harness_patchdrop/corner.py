@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.params import canonical
+from harness.params import canonical, checked
 from harness.protocols import PerturbationContext, PerturbationInfo
 from harness.types import ImageBatch
 from harness_patchdrop.fills import Fill
@@ -35,11 +35,12 @@ class ImageInCorner:
         scale: float = 4 / 7,
         corner: Corner = "top_left",
     ) -> None:
-        params = CornerParams(fill=fill, colour=colour, blur=blur, scale=scale, corner=corner)
+        given = CornerParams(fill=fill, colour=colour, blur=blur, scale=scale, corner=corner)
+        params = checked(given, "image_in_corner")
         self._info = PerturbationInfo(name="image_in_corner", params=canonical(params))
-        self._fill = Fill(name=fill, colour=colour, blur=blur)
-        self._scale = scale
-        self._corner: Corner = corner
+        self._fill = Fill(name=params.fill, colour=params.colour, blur=params.blur)
+        self._scale = params.scale
+        self._corner: Corner = params.corner
         self._context: PerturbationContext | None = None
 
     @property

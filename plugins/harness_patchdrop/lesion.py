@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from harness.errors import ParameterError
+from harness.params import checked
 from harness.protocols import Model, SiteTokens
 from harness_patchdrop.grids import drop_count
 from harness_patchdrop.parameters import MaskScope
@@ -42,16 +43,17 @@ class Lesion(SitePerturbation):
         draw: LesionDraw = "exact",
         mask_scope: MaskScope = "image",
     ) -> None:
+        given = LesionParams(before=before, count=count, draw=draw, mask_scope=mask_scope)
+        params = checked(given, "lesion")
         if draw == "bernoulli" and count == "tokens":
             raise ParameterError(
                 "lesion: count=tokens has no meaning with draw=bernoulli, which counts nothing",
                 hint="leave out one of the two",
             )
-        params = LesionParams(before=before, count=count, draw=draw, mask_scope=mask_scope)
-        super().__init__("lesion", params, LESION_RATE, stage="feature", mask_scope=mask_scope)
-        self._before: Before = before
-        self._count = count
-        self._draw = draw
+        super().__init__("lesion", params, LESION_RATE, stage="feature", mask_scope=params.mask_scope)
+        self._before: Before = params.before
+        self._count = params.count
+        self._draw = params.draw
 
     def _examine(self, model: Model) -> tuple[str, Places]:
         site = site_before(model, self._before, "lesion")

@@ -63,7 +63,7 @@ class FillParams:
         high=1,
     )
     blur: float = param(
-        0.0625, help="standard deviation of the Gaussian of fill=blur", unit="of the shorter side", low=0, high=1
+        0.0625, help="standard deviation of the Gaussian of fill=blur", unit="of the shorter side", low=0.005, high=1
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from harness import rng
+from harness.params import checked
 from harness.types import ImageBatch
 from harness_patchdrop.grids import drop_count, resolve_grid, to_pixels
 from harness_patchdrop.mask_scope import mask_groups, mask_ids
@@ -99,9 +100,10 @@ class RandomPatchDrop(RandomDrop):
         blur: float = 0.0625,
         mask_scope: MaskScope = "image",
     ) -> None:
-        params = RandomDropParams(grid=grid, fill=fill, colour=colour, blur=blur, mask_scope=mask_scope)
+        given = RandomDropParams(grid=grid, fill=fill, colour=colour, blur=blur, mask_scope=mask_scope)
+        params = checked(given, "patchdrop_random")
         super().__init__("patchdrop_random", params)
-        self._asked_grid = grid
+        self._asked_grid = params.grid
 
     def _grid(self, batch: ImageBatch) -> tuple[int, int]:  # noqa: ARG002 - the same for every batch
         return resolve_grid(self._asked_grid, self.context.evaluated)
@@ -127,10 +129,11 @@ class OffsetPatchDrop(RandomDrop):
         mask_scope: MaskScope = "image",
         border: Literal["wrapped", "visible"] = "wrapped",
     ) -> None:
-        params = OffsetDropParams(grid=grid, fill=fill, colour=colour, blur=blur, mask_scope=mask_scope, border=border)
+        given = OffsetDropParams(grid=grid, fill=fill, colour=colour, blur=blur, mask_scope=mask_scope, border=border)
+        params = checked(given, "patchdrop_offset")
         super().__init__("patchdrop_offset", params)
-        self._asked_grid = grid
-        self._border = border
+        self._asked_grid = params.grid
+        self._border = params.border
 
     def _grid(self, batch: ImageBatch) -> tuple[int, int]:  # noqa: ARG002 - the same for every batch
         return resolve_grid(self._asked_grid, self.context.evaluated)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from harness.params import checked
 from harness.types import ImageBatch
 from harness_patchdrop.grids import drop_count, resolve_grid, to_pixels
 from harness_patchdrop.parameters import RATIO, CellParams
@@ -29,7 +30,7 @@ class RankedDrop(PixelReplacement):
 
     def __init__(self, name: str, params: CellParams) -> None:
         super().__init__(name, params, RATIO, stochastic=False)
-        self._asked_grid = params.grid
+        self._asked_grid = checked(params, name).grid
 
     @abstractmethod
     def _ranks(self, batch: ImageBatch, grid: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import ParameterError
-from harness.params import canonical
+from harness.params import canonical, checked
 from harness.protocols import INFORMATION_LOSS, PerturbationContext, PerturbationInfo
 from harness.types import ImageBatch, LevelSpec
 from harness_patchdrop.fills import Fill, replaced
@@ -36,6 +36,7 @@ class PixelReplacement(ABC):
     """
 
     def __init__(self, name: str, params: FillParams, level: LevelSpec, *, stochastic: bool) -> None:
+        params = checked(params, name)
         self._info = PerturbationInfo(
             name=name,
             stochastic=stochastic,

@@ -59,6 +59,12 @@ def source_of(
         raise ParameterError(
             f"gradient_of={params.gradient_of} says nothing with saliency={params.saliency}", hint="saliency=gradient"
         )
+    if params.saliency in ("mask", "gradient") and (params.head, params.block) != ("mean", -1):
+        raise ParameterError(
+            f"head={params.head} and block={params.block} say nothing with saliency={params.saliency}, which reads no "
+            "attention",
+            hint="leave them out, or name a model whose attention is to be read",
+        )
     if params.saliency_norm == "classifier" and params.saliency in SALIENCY_WORDS:
         raise ParameterError(
             f"saliency_norm=classifier is for the attention of a named model, not for saliency={params.saliency}"

@@ -132,6 +132,8 @@ class DiskMaps:
     def _read_new(self) -> None:
         """Index the rows that were appended to any segment since the last time."""
         for path in sorted(self._folder.glob(f"*{SEGMENT_SUFFIX}")):
+            if path.is_dir():
+                continue  # nothing of ours
             try:
                 found = path.stat()
                 # A file that was cleared away and begun anew has the name of the old one, which is still mapped.

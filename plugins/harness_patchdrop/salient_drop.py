@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness import rng
+from harness.params import checked
 from harness.protocols import Model, PerturbationContext
 from harness.types import ImageBatch, LevelSpec, digest
 from harness_patchdrop.grids import resolve_grid, to_pixels
@@ -68,7 +69,7 @@ class SaliencyDrop(PixelReplacement):
         self, name: str, params: SalientDropParams, level: LevelSpec, given: Mapping[str, Model], *, stochastic: bool
     ) -> None:
         super().__init__(name, params, level, stochastic=stochastic)
-        self._params = params
+        self._params = checked(params, name)
         self._given = given
         self._ready: _Ready | None = None
 
@@ -117,8 +118,9 @@ class SalientPatchDrop(SaliencyDrop):
     Salient PatchDrop of Naseer et al., "Intriguing Properties of Vision Transformers" (arXiv 2105.10497), section 3.1,
     with these differences: the model of the maps normalises pixels itself (``saliency_norm``), cells that tie come in
     a random order, Q = 1 is everything, and heads are averaged. The authors take head 1 of DINO ViT-S/16, chosen by
-    eye; others found that very head to attend to the background. A model's own attention (``saliency="self"``) favours
-    no verdict about that model: add a map that knows nothing of it.
+    eye; others found that very head to attend to the background. A model's own attention (``saliency="self"``) or
+    own gradient (``saliency="gradient"`` with ``gradient_of="self"``) favours no verdict about that model: add a map
+    that knows nothing of it, such as a mask or the gradient of another model.
 
     Q counts mass, not area: half of the saliency may be a tenth of the pixels, see ``information_loss``.
     """
@@ -202,7 +204,9 @@ class MatchedPatchDrop(SaliencyDrop):
     """Replace as many cells of each image as a drop by saliency does at the same mass, but random ones.
 
     The control for area: at equal mass the salient and the non-salient drop remove different areas. The cells of an
-    image are the first of its order in ``patchdrop_random`` with the same grid and seed.
+    image are the first of its order in ``patchdrop_random`` with the same grid and seed. As many cells are as many
+    pixels where the grid divides the image; where it does not, cells and so areas differ, and ``information_loss`` says
+    by how much.
     """
 
     def __init__(

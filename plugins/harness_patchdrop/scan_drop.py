@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness import rng
+from harness.params import checked
 from harness.types import ImageBatch
 from harness_patchdrop.grids import cell_of_pixel, drop_count, resolve_grid
 from harness_patchdrop.mask_scope import mask_groups, mask_ids
@@ -86,7 +87,7 @@ class ScanDrop(PixelReplacement):
 
     def __init__(self, name: str, params: ScanDropParams, profile: Profile) -> None:
         super().__init__(name, params, SCAN_RATIO, stochastic=True)
-        self._params = params
+        self._params = checked(params, name)
         self._profile: Profile = profile
 
     def _order(self, batch: ImageBatch) -> PixelsOfCells:

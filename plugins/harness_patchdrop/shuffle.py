@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness import rng
 from harness.errors import ParameterError
-from harness.params import canonical
+from harness.params import canonical, checked
 from harness.protocols import PerturbationContext, PerturbationInfo
 from harness.types import ImageBatch
 from harness_patchdrop.mask_scope import mask_groups, mask_ids
@@ -126,13 +126,13 @@ class PatchShuffle:
     def __init__(
         self, *, rows: int | None = None, identity: IdentityOrder = "excluded", mask_scope: MaskScope = "image"
     ) -> None:
-        params = ShuffleParams(rows=rows, identity=identity, mask_scope=mask_scope)
+        params = checked(ShuffleParams(rows=rows, identity=identity, mask_scope=mask_scope), "patch_shuffle")
         self._info = PerturbationInfo(
             name="patch_shuffle", stochastic=True, stream=STREAM, level=BLOCKS, params=canonical(params)
         )
-        self._rows = rows
-        self._identity: IdentityOrder = identity
-        self._mask_scope: MaskScope = mask_scope
+        self._rows = params.rows
+        self._identity: IdentityOrder = params.identity
+        self._mask_scope: MaskScope = params.mask_scope
         self._context: PerturbationContext | None = None
 
     @property

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from harness.errors import CapabilityError
+from harness.params import checked
 from harness.protocols import Model, SiteTokens
 from harness_patchdrop.grids import drop_count
 from harness_patchdrop.parameters import MaskScope
@@ -29,8 +30,8 @@ class TokenDrop(SitePerturbation):
     """
 
     def __init__(self, *, mask_scope: MaskScope = "image") -> None:
-        params = TokenDropParams(mask_scope=mask_scope)
-        super().__init__("tokendrop", params, TOKEN_RATIO, stage="model", mask_scope=mask_scope)
+        params = checked(TokenDropParams(mask_scope=mask_scope), "tokendrop")
+        super().__init__("tokendrop", params, TOKEN_RATIO, stage="model", mask_scope=params.mask_scope)
 
     def _examine(self, model: Model) -> tuple[str, Places]:
         try:

@@ -101,7 +101,7 @@ class CornerParams(FillParams):
         4 / 7,
         help="side of the pasted image; the default is the paper's 128 of 224 pixels",
         unit="of the image's side",
-        low=0,
+        low=0.01,
         high=1,
     )
     corner: Corner = param("top_left", help="where the small image is pasted")

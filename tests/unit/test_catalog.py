@@ -441,6 +441,24 @@ def test_packaged_suites_and_defaults_resolve() -> None:
         catalog.resolve(kind, getattr(catalog.defaults, kind))
 
 
+def test_the_studies_of_the_paper_are_suites_of_every_drop_of_the_family() -> None:
+    catalog = packaged_catalog()
+    family = {row.name for row in catalog.rows("perturbation") if row.plugin == "patchdrop"}
+    strict = {text.partition("@")[0].partition(":")[0] for text in catalog.suite("ipvit-occlusion").perturbations}
+    assert strict - {"none"} <= family
+    assert {name for name in family if not name.startswith("scandrop")} <= strict | {"patchdrop_random_7x7"}
+    compat = " ".join(
+        text
+        for name in ("ipvit-occlusion-compat", "ipvit-lesion-compat", "ipvit-lesion-resnet-compat")
+        for text in catalog.suite(name).perturbations
+    )
+    for quirk in ("mask_scope=batch", "border=visible", "head=1", "saliency_norm=classifier", "background_axis=kept",
+                  "identity=allowed", "count=tokens", "draw=bernoulli"):  # fmt: skip
+        assert quirk in compat
+    assert catalog.suite("ipvit-occlusion-compat").seeds == (0, 1, 2, 3, 4)
+    assert catalog.suite("ipvit-occlusion-compat").view == "ipvit"
+
+
 @pytest.mark.slow
 def test_packaged_views_and_tags_are_those_of_timm() -> None:
     import timm

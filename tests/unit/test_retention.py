@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.protocols import Outcomes, Summary, SummaryInput
-from harness.retention import Retention
+from harness.retention import Retention, _percentile_intervals
 from harness.stats import bootstrap_statistic
 from harness.types import JSONScalar, Measurement, ResultRecord
 
@@ -85,6 +85,7 @@ def test_the_worked_example() -> None:
     """Clean .8; .6 at loss .25, .2 at loss .75: trapezoids .175 + .2 over .75, chance .1."""
     group = [cell_input(0.3, first(6), loss=0.25), cell_input(0.7, first(2), loss=0.75)]
     found = compute(group, clean_input(first(8)))
+    assert value(found, "accuracy", level=0.3) == pytest.approx(0.6)
     assert value(found, "retention", level=0.3) == pytest.approx(0.75)
     assert value(found, "retention", level=0.7) == pytest.approx(0.25)
     assert value(found, "information_loss", level=0.3) == 0.25
@@ -99,7 +100,7 @@ def test_the_worked_example() -> None:
     assert value(found, "half_accuracy_loss_chance_corrected", axis="information_loss") == pytest.approx(half)
     assert {m.n for m in found} == {10}
     assert [m.metric for m in found] == [
-        *("information_loss", "retention", "retention_chance_corrected") * 2,
+        *("information_loss", "accuracy", "retention", "retention_chance_corrected") * 2,
         "accuracy_area",
         "retention_area",
         "retention_area_chance_corrected",
@@ -146,7 +147,7 @@ def test_levels_that_really_take_away_the_same_share_are_averaged() -> None:
 
 def test_a_curve_of_one_place_has_no_area() -> None:
     found = compute([cell_input(2.0, first(4))], clean_input(first(8)))
-    assert [m.metric for m in found] == ["retention", "retention_chance_corrected"]
+    assert [m.metric for m in found] == ["accuracy", "retention", "retention_chance_corrected"]
 
 
 # --- where half is lost ----------------------------------------------------------------------------------------
@@ -189,7 +190,17 @@ def test_levels_that_start_below_half_do_not_say_where_it_was_lost() -> None:
     assert "half_accuracy_loss" not in metrics(found)
 
 
-def test_a_half_loss_that_some_resamples_do_not_reach_has_no_interval() -> None:
+def test_draws_beyond_the_curve_leave_an_interval_its_ends_while_they_are_few() -> None:
+    draws = np.arange(2000.0)
+    few, many, unknown = draws.copy(), draws.copy(), draws.copy()
+    few[-10:], many[-100:], unknown[0] = np.inf, np.inf, np.nan
+    found = _percentile_intervals(np.stack([draws, few, many, unknown], axis=1))
+    assert found[0] == pytest.approx((49.975, 1949.025))
+    assert found[1] == (49.0, 1949.0)  # the 50th and the 1950th draw, whatever the last ten are
+    assert found[2:] == [(None, None), (None, None)]
+
+
+def test_a_half_loss_that_many_resamples_do_not_reach_has_no_interval() -> None:
     """.45 of .8 is left at the last level: just beyond half in a few more resamples than it is short of it."""
     right = np.zeros((3, 40), dtype=bool)
     right[0, :32] = right[1, :31] = right[2, :15] = True
@@ -382,7 +393,7 @@ def test_rows_of_measurements_never_collide() -> None:
     ]
     found = compute(group, clean_input(np.ones((4, 6)), variants=shots, labels=[0, 0, 1, 1, 2, 2]))
     rows = [(m.metric, tuple(sorted(m.dims.items()))) for m in found]
-    assert len(rows) == len(set(rows)) == 2 * (3 * 2 + 5 + 3 * 2)
+    assert len(rows) == len(set(rows)) == 2 * (4 * 2 + 5 + 3 * 2)
 
 
 def test_only_images_that_every_cell_has_count_matched_by_position() -> None:
@@ -405,7 +416,7 @@ def test_only_images_that_every_cell_has_count_matched_by_position() -> None:
 
 def test_without_clean_accuracy_there_is_no_retention_but_an_area() -> None:
     found = compute([cell_input(0.5, first(4), loss=0.5)], clean_input(first(0)))
-    assert [m.metric for m in found] == ["information_loss", "accuracy_area"]
+    assert [m.metric for m in found] == ["information_loss", "accuracy", "accuracy_area"]
 
 
 def test_at_chance_there_is_no_corrected_area() -> None:

@@ -348,8 +348,10 @@ def test_the_first_fall_is_where_a_walk_along_the_curve_first_meets_the_target(
     walked = np.interp(fine, x, heights)
     (found,) = first_fall(x, np.array([heights], dtype=float), np.array([float(target)])).tolist()
     below = np.flatnonzero(walked <= target + 1e-9)
-    if heights[0] < target or not len(below):
-        assert math.isnan(found)
+    if heights[0] < target:
+        assert found == -math.inf
+    elif not len(below):
+        assert found == math.inf
     else:
         assert found == pytest.approx(fine[below[0]])
 
@@ -357,7 +359,7 @@ def test_the_first_fall_is_where_a_walk_along_the_curve_first_meets_the_target(
 def test_lines_fall_each_to_its_own_target() -> None:
     heights = np.array([[1.0, 0.5, 0.0], [1.0, 1.0, 0.0], [0.2, 0.6, 0.0], [1.0, 0.5, 0.0]])
     found = first_fall([0.0, 1.0, 3.0], heights, np.array([0.75, 0.5, 0.4, np.nan]))
-    np.testing.assert_array_equal(found, [0.5, 2.0, np.nan, np.nan])
+    np.testing.assert_array_equal(found, [0.5, 2.0, -np.inf, np.nan])
 
 
 # --- Student's t -------------------------------------------------------------------------------------------------
