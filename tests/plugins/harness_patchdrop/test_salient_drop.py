@@ -430,3 +430,21 @@ def test_the_pixels_of_version_1_stay_what_they_are():
         after = apply(made(cls, "mask", seed=2), batch_of(), 0.5)
         digest.update((after.images * 255).round().to(torch.uint8).numpy().tobytes())
     assert digest.hexdigest() == "43c6613e276ff059fab6a47278a9316b8eaa702c5721adf70def98b4b94e2e08"
+
+
+def test_one_run_without_a_cache_asks_for_each_map_once(tmp_path):
+    """Three variants, eleven levels, two seeds and two models that are evaluated: one map an image all the same."""
+    guide = Counting()
+    kinds = (SalientPatchDrop, NonsalientPatchDrop, MatchedPatchDrop)
+    result = harness.run(
+        model=["vit_mini", "cnn_mini"],
+        dataset="shapes",
+        probe="head",
+        perturb=[(kind(saliency=guide), (0.1, 0.5)) for kind in kinds],
+        seeds=[0, 1],
+        limit=12,
+        out=tmp_path / "out",
+        options=harness.RunOptions(cache_dir=None),
+    )
+    assert result.failures == ()
+    assert guide.images == 12
