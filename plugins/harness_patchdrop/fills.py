@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +15,7 @@ from harness.errors import CapabilityError
 from harness.protocols import PerturbationContext
 from harness.types import ImageBatch
 from harness_patchdrop.parameters import FillName
+from harness_patchdrop.threads import by_image
 
 _NOISE_STREAM = "patchdrop.noise"
 
@@ -52,7 +50,7 @@ class Fill:
             return batch.images.new_tensor(context.evaluated.info.mean).view(1, 3, 1, 1)
         if self.name == "noise":
             shape = batch.images.shape[1:]
-            noise = _by_image(lambda name: rng.dense_uniforms(seed, _NOISE_STREAM, [name], shape)[0], batch.ids)
+            noise = by_image(lambda name: rng.dense_uniforms(seed, _NOISE_STREAM, [name], shape)[0], batch.ids)
             return torch.from_numpy(noise).to(batch.images.device)
         return _blurred(batch.images, self.blur)
 
@@ -66,12 +64,11 @@ def replaced(images: Tensor, dropped: Tensor, fill: Tensor | None) -> Tensor:
 
 def _blurred(images: Tensor, share: float) -> Tensor:
     kernel = ImageFilter.GaussianBlur(share * min(images.shape[2:]))
-    pixels = (images.detach().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    blurred = _by_image(lambda image: np.asarray(Image.fromarray(image).filter(kernel)), pixels)
-    return torch.from_numpy(blurred).permute(0, 3, 1, 2).to(images.device).float().div_(255)
 
+    def blur(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        pixels = np.rint(image * np.float32(255)).astype(np.uint8).transpose(1, 2, 0)
+        blurred = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).filter(kernel))
+        scaled: npt.NDArray[np.float32] = np.divide(blurred.transpose(2, 0, 1), np.float32(255), dtype=np.float32)
+        return scaled
 
-def _by_image(make: Callable[[Any], npt.NDArray[Any]], items: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """``make`` of every item, stacked; NumPy's generators and Pillow's filters leave other threads free to run."""
-    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
-        return np.stack(list(pool.map(make, items)))
+    return torch.from_numpy(by_image(blur, images.detach().cpu().numpy())).to(images.device)

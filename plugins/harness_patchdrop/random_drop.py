@@ -27,6 +27,10 @@ from harness_patchdrop.parameters import (
     RandomDropParams,
 )
 from harness_patchdrop.replacement import STREAM, PixelReplacement
+from harness_patchdrop.threads import by_image
+
+_MANY_CELLS = 4096
+"""From so many on, drawing and sorting take longer than handing them to threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +73,19 @@ class RandomDrop(PixelReplacement):
     def _order(self, batch: ImageBatch) -> RandomOrder:
         grid = self._grid(batch)
         keys = mask_ids(batch.ids, self._mask_scope, self.context)
-        draws = rng.bits(self.context.seed, STREAM, keys, grid[0] * grid[1])
-        return RandomOrder(draws=draws, rising=np.sort(draws, axis=1), grid=grid, device=batch.images.device)
+        seed, cells = self.context.seed, grid[0] * grid[1]
+
+        def of(key: str) -> npt.NDArray[np.uint64]:
+            draws = rng.bits(seed, STREAM, [key], cells)
+            return np.concatenate([draws, np.sort(draws, axis=1)])
+
+        if cells < _MANY_CELLS:
+            draws = rng.bits(seed, STREAM, keys, cells)
+            rising = np.sort(draws, axis=1)
+        else:
+            both = by_image(of, keys)
+            draws, rising = both[:, 0], both[:, 1]
+        return RandomOrder(draws=draws, rising=rising, grid=grid, device=batch.images.device)
 
     def _dropped(self, order: RandomOrder, level: float, size: tuple[int, int]) -> Tensor:
         return to_pixels(order.first(drop_count(level, order.draws.shape[1])), order.grid, size)

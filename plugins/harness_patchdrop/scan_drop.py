@@ -27,6 +27,7 @@ from harness_patchdrop.parameters import (
 )
 from harness_patchdrop.ranked_drop import RankedDrop
 from harness_patchdrop.replacement import STREAM, PixelReplacement
+from harness_patchdrop.threads import by_image
 
 Profile: TypeAlias = Literal["linear", "center_max", "center_min"]
 Share: TypeAlias = tuple[int, int]
@@ -95,11 +96,17 @@ class ScanDrop(PixelReplacement):
         grid = resolve_grid(self._params.grid, self.context.evaluated)
         places, areas = _pixels_by_cell(grid, size)
         keys = mask_ids(batch.ids, self._params.mask_scope, self.context)
-        draws = rng.bits(self.context.seed, STREAM, keys, size[0] * size[1])[:, places]
-        draws[:, np.arange(places.shape[1]) >= areas[:, None]] = np.iinfo(np.uint64).max
+        seed, beyond = self.context.seed, np.arange(places.shape[1]) >= areas[:, None]
+
+        def of(key: str) -> npt.NDArray[np.uint64]:
+            draws = rng.bits(seed, STREAM, [key], size[0] * size[1])[0][places]
+            draws[beyond] = np.iinfo(np.uint64).max
+            return np.stack([draws, np.sort(draws, axis=1)])
+
+        both = by_image(of, keys)
         return PixelsOfCells(
-            draws=draws,
-            rising=np.sort(draws, axis=2),
+            draws=both[:, 0],
+            rising=both[:, 1],
             places=places,
             areas=areas,
             grid=grid,
