@@ -1,7 +1,7 @@
 """The study's measurements on one model: per-image values, so that models can be compared image by image.
 
-Where the harness has a component (random PatchDrop), the component is used; what has none yet is measured by the
-definition named beside it.
+Random PatchDrop is the harness' component. What had none when the predictions were frozen is measured by the
+definition named beside it, and stays so, with the draws that the findings rest on.
 """
 
 from __future__ import annotations
