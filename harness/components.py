@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from harness.entries import ModelEntry, PerturbationEntry, ProbeEntry
-from harness.errors import CapabilityError, PluginError, UsageError
+from harness.errors import CapabilityError, PluginError, UsageError, WeightsError
 from harness.grammar import parse_selector
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
 from harness.types import Capability, JSONValue, LevelSpec, ModelInfo, ResolvedRef, Stage, View, WeightsInfo
@@ -189,7 +189,7 @@ def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
     entry = resolved.entry
     assert isinstance(entry, PerturbationEntry)
     injected = {
-        name: model_component(catalog, str(resolved.arguments[name]), WeightsChoice(origin="pretrained"))
+        name: _injected_model(catalog, resolved.ref.name, name, str(resolved.arguments[name]))
         for name in entry.model_params
         if resolved.arguments[name] is not None and resolved.arguments[name] not in entry.model_words
     }
@@ -224,6 +224,23 @@ def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
         build=lambda: cast("AnyPerturbation", catalog.instantiate(resolved)),
         injected=injected,
     )
+
+
+def _injected_model(catalog: Catalog, perturbation: str, parameter: str, name: str) -> ModelComponent:
+    """The model that a parameter names, with its pretrained weights: ``--weights`` speaks of the evaluated models."""
+    component = model_component(catalog, name, WeightsChoice(origin="pretrained"))
+
+    def require_weights() -> None:
+        try:
+            component.require_weights()
+        except WeightsError as error:
+            raise WeightsError(
+                f"{perturbation}: {parameter}={name}: {error.message}",
+                hint=f"run `harness fetch {name}` where there is a network (the cache folder can be copied), or give "
+                f"another {parameter}; --weights is for the models that are evaluated",
+            ) from error
+
+    return dataclasses.replace(component, require_weights=require_weights)
 
 
 def _given_levels(given: object) -> tuple[float, ...]:

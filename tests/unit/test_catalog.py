@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from harness.catalog import Catalog, build_catalog
+from harness.components import perturbation_component
 from harness.discovery import FoundPlugin
 from harness.entries import DatasetEntry, ModelEntry, PerturbationEntry, ProbeEntry
-from harness.errors import MissingDependencyError, ParameterError, PluginError, RegistryError
+from harness.errors import MissingDependencyError, ParameterError, PluginError, RegistryError, WeightsError
 from harness.hookspecs import hookimpl
 from harness.manager import build_manager
 from harness.params import coerce, param
@@ -439,6 +440,18 @@ def test_packaged_suites_and_defaults_resolve() -> None:
                 catalog.resolve(kind, item.text, overrides={"root": "DIR"} if item.text == "folder" else {})
     for kind in axes.values():
         catalog.resolve(kind, getattr(catalog.defaults, kind))
+
+
+def test_missing_weights_of_a_saliency_model_name_the_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(tag: str) -> None:
+        raise WeightsError(f"pretrained weights {tag}: the hub cannot be reached", hint="--weights random")
+
+    monkeypatch.setattr("harness.hub.require_reachable", unreachable)
+    component = perturbation_component(packaged_catalog(), "patchdrop_salient:saliency=dino_s16")
+    with pytest.raises(WeightsError, match="patchdrop_salient: saliency=dino_s16: pretrained weights") as caught:
+        component.injected["saliency"].require_weights()
+    assert "harness fetch dino_s16" in str(caught.value.hint)
+    assert "--weights random" not in str(caught.value.hint)
 
 
 def test_the_studies_of_the_paper_are_suites_of_every_drop_of_the_family() -> None:
