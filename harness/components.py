@@ -12,6 +12,7 @@ from harness.entries import ModelEntry, PerturbationEntry, ProbeEntry
 from harness.errors import CapabilityError, PluginError, UsageError, WeightsError
 from harness.grammar import parse_selector
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
+from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability, JSONValue, LevelSpec, ModelInfo, ResolvedRef, Stage, View, WeightsInfo
 from harness.weights import WeightsChoice, identify
 
@@ -267,12 +268,15 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
         resolved = catalog.resolve("probe", item)
         entry = resolved.entry
         assert isinstance(entry, ProbeEntry)
+        needs = entry.needs
+        if entry.features_param is not None:
+            needs = TokenEnsemble.parse(str(resolved.arguments[entry.features_param])).needs
         return ProbeComponent(
             ref=resolved.ref,
             learns=entry.learns,
             compares=entry.compares,
             stochastic=entry.stochastic,
-            needs=entry.needs,
+            needs=needs,
             needs_label_space=entry.needs_label_space,
             headline=entry.headline,
             build=lambda: cast("Probe", catalog.instantiate(resolved)),

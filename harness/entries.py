@@ -115,7 +115,9 @@ class PerturbationEntry(Entry):
 class ProbeEntry(Entry):
     """A probe. ``needs``: what of the model; ``needs_label_space``: whether model and dataset must share theirs.
 
-    ``headline`` is the metric that tables show first, ``headline_dims`` the row of it.
+    ``headline`` is the metric that tables show first. ``features_param`` names the parameter that holds a token
+    ensemble (:class:`~harness.token_ensemble.TokenEnsemble`): what an ensemble other than the default needs of the
+    model then stands in place of ``needs``.
     """
 
     kind: ClassVar[Kind] = "probe"
@@ -126,6 +128,7 @@ class ProbeEntry(Entry):
     needs: frozenset[Capability] = frozenset()
     needs_label_space: bool = False
     headline: str = "accuracy"
+    features_param: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

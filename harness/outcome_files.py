@@ -60,6 +60,7 @@ class StoredOutcomes:
             positions=self.outcomes.positions,
             variants=self.outcomes.variants,
             columns={**self.outcomes.columns, **extra},
+            episodes=self.outcomes.episodes,
         )
 
 
@@ -83,7 +84,8 @@ def write_outcomes(
     ``ids`` and ``labels`` are those of the whole split, looked up by ``outcomes.positions``; ``realised`` holds (N,)
     arrays in the order of the positions and ``logits`` is (V, N, C). The table has a row per variant and image:
     ``id``, ``position``, ``label``, a column per dimension of the variants (``shots``, ``seed``, ``head``), the
-    outcome columns, the realised quantities, and ``logits`` as a list. At most 4096 rows are held as Python objects.
+    outcome columns, the realised quantities, and ``logits`` as a list; accuracies of episodes stand in its metadata.
+    At most 4096 rows are held as Python objects.
 
     Raises :class:`PluginError` for outcomes whose names clash or whose shapes disagree, and :class:`RecordsError`
     where the file cannot be written.
@@ -111,6 +113,7 @@ def write_outcomes(
                     "variants": [dict(variant) for variant in outcomes.variants],
                     "columns": list(outcomes.columns),
                     "realised": list(realised or {}),
+                    **({} if outcomes.episodes is None else {"episodes": _as_lists(outcomes.episodes)}),
                 }
             )
         },
@@ -148,6 +151,7 @@ def read_outcomes(folder: Path, key: str) -> StoredOutcomes:
                 positions=_read_positions(file, raw),
                 variants=tuple(variants),
                 columns={name: _read_per_variant(file, raw, name) for name in raw["columns"]},
+                episodes=_read_episodes(raw),
             ),
             ids=Ids(_first_ids(file, num_images)),
             labels=labels,
@@ -167,7 +171,12 @@ def open_outcomes(folder: Path, key: str) -> Outcomes:
         columns = _StoredColumns(folder, key, (*raw["columns"], *raw["realised"], *labels))
         for name in columns:
             _read_per_variant(file, raw, name)
-        return Outcomes(positions=_read_positions(file, raw), variants=tuple(raw["variants"]), columns=columns)
+        return Outcomes(
+            positions=_read_positions(file, raw),
+            variants=tuple(raw["variants"]),
+            columns=columns,
+            episodes=_read_episodes(raw),
+        )
 
 
 class _StoredColumns(Mapping[str, "npt.NDArray[Any]"]):
@@ -303,6 +312,8 @@ def _check(
         raise PluginError("outcomes without variants", hint="a probe with one answer per image has the one variant {}")
     wrong = [f"{name} {values.shape}" for name, values in outcomes.columns.items() if values.shape != shape]
     wrong += [f"{name} {values.shape}" for name, values in realised.items() if values.shape != (num_images,)]
+    if outcomes.episodes is not None and (outcomes.episodes.ndim != 2 or len(outcomes.episodes) != shape[0]):
+        wrong.append(f"episodes {outcomes.episodes.shape}")
     if logits is not None and (logits.ndim != 3 or logits.shape[:2] != shape):
         wrong.append(f"logits {logits.shape}")
     if wrong:
@@ -341,7 +352,22 @@ def _image_places(outcomes: Outcomes, start: int, stop: int) -> npt.NDArray[np.i
     return places
 
 
+def _as_lists(episodes: npt.NDArray[np.float64]) -> list[list[float | None]]:
+    """As JSON holds them: exactly, and None for an episode that was asked nothing."""
+    return [[None if value != value else value for value in row] for row in episodes.tolist()]
+
+
 # --- reading ---------------------------------------------------------------------------------------------------
+
+
+def _read_episodes(raw: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
+    import numpy as np
+
+    if "episodes" not in raw:
+        return None
+    return np.array([[np.nan if v is None else v for v in row] for row in raw["episodes"]], np.float64).reshape(
+        len(raw["variants"]), -1
+    )
 
 
 def _read_positions(file: Any, raw: Mapping[str, Any]) -> npt.NDArray[np.int64]:

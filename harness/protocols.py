@@ -237,12 +237,19 @@ class ProbeInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeContext:
-    """What ``fit`` may know: the model's card, the dataset's classes, and the seed of the probe."""
+    """What ``fit`` may know: the model's card, the dataset's classes, and the seed of the probe.
+
+    ``query_positions`` (N,) int64, rising, and ``query_labels`` (N,) int64: which images will be asked about, for
+    probes that draw episodes from both splits; None where that is not known. Nothing may be *learned* from them: what
+    a probe predicts for an image must not depend on any label of a query image.
+    """
 
     model: ModelInfo
     classes: Sequence[str]
     label_space: str | None
     seed: int
+    query_positions: npt.NDArray[np.int64] | None = None
+    query_labels: npt.NDArray[np.int64] | None = None
 
 
 @runtime_checkable
@@ -293,11 +300,14 @@ class Outcomes:
 
     ``positions`` (N,) int64. ``variants``: one dims mapping per row of the columns (``{"shots": 5, "seed": 0}``).
     ``columns``: arrays (V, N) by name; ``prediction`` int32 and ``correct`` bool wherever the probe classifies.
+    ``episodes``: (V, E) float64, the accuracy of each episode, NaN for one that was asked nothing; for probes whose
+    independent units are episodes, None for all others.
     """
 
     positions: npt.NDArray[np.int64]
     variants: tuple[Mapping[str, JSONScalar], ...]
     columns: Mapping[str, npt.NDArray[Any]]
+    episodes: npt.NDArray[np.float64] | None = None
 
 
 @runtime_checkable

@@ -337,11 +337,14 @@ class Preparation:
 
     def _fit(self, cell: PlannedCell) -> FittedProbe:
         probe, info = self.probe(cell), self.walk.dataset.dataset.info
+        positions = self.walk.positions()
         context = ProbeContext(
             model=self.model.info,
             classes=info.classes,
             label_space=info.label_space,
             seed=cell.cell.seeds.probe or 0,
+            query_positions=positions,
+            query_labels=self.walk.dataset.dataset.index(self.walk.split).labels[positions],
         )
         if not cell.probe.learns:
             return probe.fit(None, context)

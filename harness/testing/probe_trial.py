@@ -76,10 +76,18 @@ class ProbeTrial:
         names = [""] * self.sample.classes
         for original, label in enumerate(self.relabel.tolist()):
             names[label] = f"class {original}"
-        return ProbeContext(model=self.model.info, classes=tuple(names), label_space=self.sample.label_space, seed=seed)
+        batch = self.query_batch()
+        return ProbeContext(
+            model=self.model.info,
+            classes=tuple(names),
+            label_space=self.sample.label_space,
+            seed=seed,
+            query_positions=batch.positions,
+            query_labels=batch.labels.numpy(),
+        )
 
-    def query(self) -> Query:
-        """All query images in one batch; those of a probe that compares differ from the clean ones it also sees.
+    def query_batch(self) -> ImageBatch:
+        """All query images, clean.
 
         Every fifth image is labelled as the next class: with a score of 1.0 throughout, nothing could be told apart.
         """
@@ -88,7 +96,11 @@ class ProbeTrial:
         # Positions from 0, as a split's are, but ids and textures that no support image has.
         other = sample_batch(originals, side_px=self.model.info.input_size, start=_QUERY_START)
         labels = [(c + (i % _MISLABELLED == 0)) % self.sample.classes for i, c in enumerate(originals)]
-        clean = replace(other, positions=clean.positions, labels=torch.from_numpy(self.relabel[labels]))
+        return replace(other, positions=clean.positions, labels=torch.from_numpy(self.relabel[labels]))
+
+    def query(self) -> Query:
+        """All query images in one batch; those of a probe that compares differ from the clean ones it also sees."""
+        clean = self.query_batch()
         batch = clean.with_images(0.8 * clean.images) if self.probe.info.compares else clean
         want = self.probe.wants(self.model.info)
         return Query(

@@ -9,7 +9,9 @@ from harness.entries import ProbeEntry
 from harness.errors import ParameterError
 from harness.hookspecs import hookimpl
 from harness.params import param
+from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
+from harness_probes.ensembles import features_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
 class FewShotParams:
     """Parameters of ``fewshot``."""
 
+    features: str = features_param()
     shots: tuple[int, ...] = param((1, 5, 10, 25), help="support images per class, rising", unit="images", low=1)
     seeds: int = param(3, help="how many supports are drawn", low=1)
     ridge_lambda: float = param(1024.0, help="penalty on the squared weights of standardised features", low=1e-6)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "features", TokenEnsemble.parse(self.features).text)
         if not self.shots or list(self.shots) != sorted(set(self.shots)):
             text = "+".join(map(str, self.shots)) or "nothing"
             raise ParameterError(f"fewshot: shots must be numbers that rise, not {text}", hint="for example 1+5+10")
@@ -41,4 +45,5 @@ def harness_register_probes() -> Iterable[ProbeEntry]:
         stochastic=True,
         needs=frozenset({Capability.POOLED}),
         headline="accuracy",
+        features_param="features",
     )

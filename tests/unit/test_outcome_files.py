@@ -297,3 +297,29 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
     with pytest.raises(RecordsError, match="No space left"):
         write_outcomes(tmp_path, KEY, make_outcomes(), Broken(IDS))
     assert list((tmp_path / "outcomes").iterdir()) == []
+
+
+def test_accuracies_of_episodes_come_back_exactly_and_unasked_ones_stay_not_a_number(tmp_path: Path) -> None:
+    episodes = np.array([[0.2, 1 / 3, np.nan], [1.0, 0.0, 0.1]])
+    outcomes = Outcomes(
+        positions=np.array([0, 1]),
+        variants=({"head": "a"}, {"head": "b"}),
+        columns={"asked": np.array([[1, 2], [1, 0]], np.int32)},
+        episodes=episodes,
+    )
+    write_outcomes(tmp_path, KEY, outcomes, ["x", "y"])
+    for found in (
+        read_outcomes(tmp_path, KEY).outcomes,
+        read_outcomes(tmp_path, KEY).with_realised,
+        open_outcomes(tmp_path, KEY),
+    ):
+        assert found.episodes is not None
+        np.testing.assert_array_equal(found.episodes, episodes)
+
+
+def test_episodes_of_another_number_of_variants_are_the_fault_of_the_plugin(tmp_path: Path) -> None:
+    outcomes = Outcomes(
+        positions=np.array([0]), variants=({},), columns={"asked": np.ones((1, 1), np.int32)}, episodes=np.ones((2, 3))
+    )
+    with pytest.raises(PluginError, match="episodes"):
+        write_outcomes(tmp_path, KEY, outcomes, ["x"])

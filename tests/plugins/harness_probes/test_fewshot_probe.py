@@ -68,7 +68,8 @@ def test_the_descriptor_agrees_with_the_probe():
     (entry,) = harness_register_probes()
     params = coerce(entry.params, {"shots": "1+5", "seeds": 2}, "fewshot")
     probe = FewShotProbe(shots=params.shots, seeds=params.seeds, ridge_lambda=params.ridge_lambda)
-    assert probe.info.params == canonical(params) == {"shots": [1, 5], "seeds": 2, "ridge_lambda": 1024.0}
+    assert probe.info.params == canonical(params)
+    assert canonical(params) == {"features": "pooled", "shots": [1, 5], "seeds": 2, "ridge_lambda": 1024.0}
     assert (probe.info.name, probe.info.version, probe.info.learns) == (entry.name, entry.version, entry.learns)
     assert FewShotProbe().info.params == canonical(FewShotParams())
 
