@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.adapters import wrap_module as wrap
     from harness.api import RunResult, Setup, list_entries, plan, run
+    from harness.comparison import Comparison, compare
     from harness.errors import HarnessError
     from harness.hookspecs import hookimpl
     from harness.options import RunOptions
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from harness.types import View
 
 _HOMES = {
+    "Comparison": "harness.comparison:Comparison",
     "HarnessError": "harness.errors:HarnessError",
     "RunOptions": "harness.options:RunOptions",
     "RunResult": "harness.api:RunResult",
     "Setup": "harness.api:Setup",
     "TensorDataset": "harness.tensor_dataset:TensorDataset",
     "View": "harness.types:View",
+    "compare": "harness.comparison:compare",
     "hookimpl": "harness.hookspecs:hookimpl",
     "list_entries": "harness.api:list_entries",
     "load_records": "harness.records:load_records",
@@ -35,6 +38,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "HarnessError",
     "RunOptions",
     "RunResult",
@@ -42,6 +46,7 @@ __all__ = [
     "TensorDataset",
     "View",
     "__version__",
+    "compare",
     "hookimpl",
     "list_entries",
     "load_records",

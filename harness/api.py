@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import PluginError, RecordsError, UsageError
+from harness.grid import build_plan
 from harness.options import Counters, RunOptions
-from harness.planning import Precision, RunPlan, build_plan
+from harness.planning import Precision, RunPlan
 from harness.progress import NoProgress, Progress
 from harness.records import RecordStore, load_records
 from harness.request import Asked
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from harness.manager import HarnessManager, PluginFailure
     from harness.protocols import Outcomes
     from harness.report.artifacts import Artifacts
+    from harness.report.tables import Table
     from harness.walk import Failure
 
 
@@ -83,7 +85,8 @@ class RunResult:
     ``records`` hold every cell that has a number or a reason why it has none, ``reused`` of them from before.
     ``failures`` are cells without a record. ``path`` is the output folder, with outcomes per image. ``headlines`` gives
     the metric that stands for a probe, ``levels`` the strength axis of a perturbation, each by name. ``artifacts`` are
-    the curves written into an ``out`` that was named, None without a sweep.
+    the curves written into an ``out`` that was named, None without a sweep. ``controls`` gives the keys of a record's
+    negative controls by its key and their name; ``control_keys`` those of records that are there as controls only.
     """
 
     records: tuple[ResultRecord, ...]
@@ -95,6 +98,8 @@ class RunResult:
     headlines: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, LevelSpec] = field(default_factory=dict)
     artifacts: Artifacts | None = None
+    controls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    control_keys: frozenset[str] = frozenset()
     # Keeps the folder of a run without ``out`` alive as long as its result.
     _folder: _OwnFolder | None = field(default=None, repr=False)
 
@@ -109,6 +114,22 @@ class RunResult:
         if len(found) != 1:
             raise KeyError(f"{len(found)} of {len(self.records)} records match {cell}")
         return found[0]
+
+    @property
+    def asked(self) -> tuple[ResultRecord, ...]:
+        """The records without those that are there as controls of others only."""
+        return tuple(record for record in self.records if record.key not in self.control_keys)
+
+    def tables(self) -> list[Table]:
+        """What a person reads: headline numbers, the negative controls beside each of them if asked for, summaries."""
+        from harness.report.controls import control_tables
+        from harness.report.tables import record_tables, summary_tables
+
+        return [
+            *record_tables(self.asked, self.headlines),
+            *control_tables(self.records, self.controls, self.headlines),
+            *summary_tables(self.summaries, self.asked),
+        ]
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat mapping per measurement."""
@@ -137,13 +158,12 @@ class RunResult:
         """
         from harness.report.curves import save_curves
 
-        save_curves(self.records, self.headlines, path, self.levels)
+        save_curves(self.asked, self.headlines, path, self.levels)
 
     def __repr__(self) -> str:
-        from harness.report.tables import record_tables, summary_tables
         from harness.report.terminal import plain
 
-        tables = [*record_tables(self.records, self.headlines), *summary_tables(self.summaries, self.records)]
+        tables = self.tables()
         head = f"RunResult: {len(self.records)} records, {len(self.failures)} failed, in {self.path}"
         return "\n\n".join([head, *(plain(table) for table in tables)])
 
@@ -163,6 +183,7 @@ def run(
     seeds: Sequence[int] | None = None,
     limit: int | float | str | None = None,
     precision: Precision | None = None,
+    controls: bool = False,
     out: str | Path | None = None,
     options: RunOptions | None = None,
     setup: Setup | None = None,
@@ -173,8 +194,9 @@ def run(
     ``model``, ``perturb``, ``probe`` and ``dataset`` each take a name in the command line's grammar
     (``"patchdrop_random@0.5"``), an instance, or a list of such; a perturbation with its levels may be given as
     ``(instance, [0.25, 0.5])``. What is not given comes from ``suite``, then from the registry's defaults.
-    ``out`` is a folder whose records are kept and reused; without one the result lives as long as the object. A sweep
-    over levels leaves its curves there, as a table and as pictures.
+    ``controls`` adds negative controls to every cell (:mod:`harness.control_cells`); :attr:`RunResult.controls` says
+    whose they are. ``out`` is a folder whose records are kept and reused; without one the result lives as long as the
+    object. A sweep over levels leaves its curves there, as a table and as pictures.
     No global state is changed and nothing exits.
 
     Raises the subclasses of :class:`~harness.errors.HarnessError`; a cell that fails while others go on is listed in
@@ -189,8 +211,9 @@ def run(
     20
     """
     asked = _asked(
-        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision
-    )
+        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision,
+        controls,
+    )  # fmt: skip
     return run_asked((setup or Setup()).open(), asked, out=out, options=options, progress=progress)
 
 
@@ -209,6 +232,7 @@ def plan(
     seeds: Sequence[int] | None = None,
     limit: int | float | str | None = None,
     precision: Precision | None = None,
+    controls: bool = False,
     setup: Setup | None = None,
 ) -> RunPlan:
     """The cells and passes that :func:`run` with the same arguments would answer. Imports no torch.
@@ -220,8 +244,9 @@ def plan(
     (11, 10)
     """
     asked = _asked(
-        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision
-    )
+        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision,
+        controls,
+    )  # fmt: skip
     return plan_asked((setup or Setup()).open(), asked)
 
 
@@ -285,7 +310,7 @@ def run_asked(
             failures, counters = execution.failures, execution.counters
         by_key = {record.key: record for record in store.records()}
         summaries = derive_summaries(
-            bench, store.folder, [by_key[c.key] for c in part.cells if c.key in by_key], progress
+            bench, store.folder, [by_key[c.key] for c in part.asked if c.key in by_key], progress
         )
         artifacts = None if folder is not None else _write_artifacts(store.folder, whole, by_key.values(), progress)
     result = RunResult(
@@ -298,6 +323,8 @@ def run_asked(
         headlines=part.headlines,
         levels=part.levels,
         artifacts=artifacts,
+        controls=part.controls,
+        control_keys=part.control_keys,
         _folder=folder,
     )
     _report(observers.notify_run_finished(result), progress)
@@ -311,7 +338,7 @@ def _write_artifacts(
     from harness.report.artifacts import write_artifacts
 
     try:
-        return write_artifacts(folder, plan.cells, tuple(records), plan.headlines, plan.levels)
+        return write_artifacts(folder, plan.asked, tuple(records), plan.headlines, plan.levels)
     except Exception as error:  # noqa: BLE001 - the records are written, and worth more than pictures of them
         progress.note(f"warning: the curves in {folder / ARTIFACTS} could not be written: {error}")
         return None
@@ -384,6 +411,7 @@ def _asked(
     seeds: Sequence[int] | None,
     limit: int | float | str | None,
     precision: Precision | None,
+    controls: bool,
 ) -> Asked:
     return Asked(
         models=_items(model),
@@ -399,6 +427,7 @@ def _asked(
         seeds=seeds,
         limit=limit,
         precision=precision,
+        controls=controls,
     )
 
 

@@ -1,14 +1,29 @@
-"""Descriptor of the core's own plugin: the clean pass, and what a sweep over levels retains of it."""
+"""Descriptor of the core's own plugin: the clean pass, what a sweep retains of it, and the baseline of bare pixels."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.entries import PerturbationEntry, SummaryEntry
+from harness.entries import ModelEntry, PerturbationEntry, SummaryEntry
 from harness.hookspecs import hookimpl
+from harness.types import Capability, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+@hookimpl
+def harness_register_models() -> Iterable[ModelEntry]:
+    """Offer ``pixel_statistics``."""
+    yield ModelEntry(
+        name="pixel_statistics",
+        target="harness.pixel_statistics:PixelStatistics",
+        summary="colours and contrasts of the pixels as features, no network: what any backbone must beat",
+        view=View(resize=256, crop=224),
+        capabilities=frozenset({Capability.POOLED, Capability.GRADIENTS}),
+        learned=False,
+        tags=("baseline",),
+    )
 
 
 @hookimpl

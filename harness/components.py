@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from harness.entries import ModelEntry, PerturbationEntry, ProbeEntry
 from harness.errors import CapabilityError, PluginError, UsageError, WeightsError
 from harness.grammar import parse_selector
+from harness.label_maps import find_label_map, mapped_from
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability, JSONValue, LevelSpec, ModelInfo, ResolvedRef, Stage, View, WeightsInfo
@@ -37,6 +38,9 @@ class ModelComponent:
     capabilities: frozenset[Capability]
     build: Callable[[], Model]
     require_weights: Callable[[], None] = lambda: None
+    twin: Callable[[], ModelComponent] | None = None
+    """The same network with random weights; None where there is none (an instance, an untrained model)."""
+    learned: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,8 @@ class ProbeComponent:
     needs_label_space: bool
     headline: str
     build: Callable[[], Probe]
+    features_param: str | None = None
+    maps_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +112,10 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
             capabilities=resolved.capabilities,
             build=lambda: _build_model(catalog, resolved, weights),
             require_weights=lambda: _require_weights(resolved, weights),
+            learned=entry.learned,
+            twin=None
+            if weights.origin == "random" or not entry.learned
+            else lambda: model_component(catalog, item, WeightsChoice(origin="random")),
         )
     if not isinstance(item, Model):
         raise UsageError(
@@ -280,6 +290,8 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
             needs_label_space=entry.needs_label_space,
             headline=entry.headline,
             build=lambda: cast("Probe", catalog.instantiate(resolved)),
+            features_param=entry.features_param,
+            maps_labels=entry.maps_labels,
         )
     if not isinstance(item, Probe):
         raise UsageError(
@@ -296,6 +308,7 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
         needs_label_space=info.needs_label_space,
         headline=info.headline,
         build=lambda: instance,
+        maps_labels=info.maps_labels,
     )
 
 
@@ -351,15 +364,30 @@ def check_applies(
             f"perturbation {perturbation.ref.name} aims at the probe, but probe {probe.ref.name} learns nothing",
             hint="aim it at the model's head instead (target=head)",
         )
-    needs_space = probe.needs_label_space or perturbation.target == "head"
-    if needs_space and (model.label_space is None or model.label_space != label_space):
+    found = find_label_map(model.label_space, label_space)
+    readable = found is not None and (found.is_identity or probe.maps_labels or not probe.needs_label_space)
+    if _reads_head(perturbation, probe) and not readable:
         role = f"probe {probe.ref.name} reads" if probe.needs_label_space else f"{perturbation.ref.name} attacks"
+        others = mapped_from(model.label_space)
         raise CapabilityError(
             f"{role} the model's own head, but model {model.ref.name} was trained on the labels of "
             f"{model.label_space or 'nothing named'} and the images are labelled with those of "
             f"{label_space or 'nothing named'}: its scores would not mean these classes",
-            hint="use a probe that learns the classes from support images, such as fewshot",
+            hint="use a probe that learns the classes from support images, such as fewshot"
+            + (f"; besides its own labels, this head can be read in those of {_and(list(others))}" if others else ""),
         )
+
+
+def used_label_map(
+    model: ModelComponent, perturbation: PerturbationComponent, probe: ProbeComponent, label_space: str | None
+) -> str | None:
+    """The name of the map by which the head is read in the dataset's label space; None for the identity or no head."""
+    found = find_label_map(model.label_space, label_space)
+    return found.name if found and not found.is_identity and _reads_head(perturbation, probe) else None
+
+
+def _reads_head(perturbation: PerturbationComponent, probe: ProbeComponent) -> bool:
+    return probe.needs_label_space or perturbation.target == "head"
 
 
 def _and(words: list[str]) -> str:

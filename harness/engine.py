@@ -116,7 +116,8 @@ class _Runner:
         """Build the model, then walk once per group of cells that start at the same image."""
         forward = Forward(device=self.device, precision=walk.precision, counters=self.execution.counters)
         try:
-            self.progress.note(f"{walk.model.ref.name}: loading ({walk.model.weights.identity.split(':')[0]} weights)")
+            weights = f"{walk.model.weights.origin} weights" if walk.model.learned else "no weights"
+            self.progress.note(f"{walk.model.ref.name}: loading ({weights})")
             model = walk.model.build().to(self.device)
             _check_facts(walk.model, model.info)
         except WeightsError:

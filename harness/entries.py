@@ -71,6 +71,8 @@ class ModelEntry(Entry):
     timm_weights: bool = False
     """Whether the tag is one of timm's, so that its weights lie in the repository ``timm/TAG`` of the model hub."""
     embedded_sha256: str | None = None
+    learned: bool = True
+    """Whether it has weights at all; False for statistics computed by a formula."""
 
     @property
     def embedded_name(self) -> str:
@@ -115,6 +117,8 @@ class PerturbationEntry(Entry):
 class ProbeEntry(Entry):
     """A probe. ``needs``: what of the model; ``needs_label_space``: whether model and dataset must share theirs.
 
+    ``maps_labels``: it reads a head through the named map between two spaces, where there is one
+    (:func:`harness.label_maps.find_label_map`); a probe that does not say so is asked only where they are equal.
     ``headline`` is the metric that tables show first. ``features_param`` names the parameter that holds a token
     ensemble (:class:`~harness.token_ensemble.TokenEnsemble`): what an ensemble other than the default needs of the
     model then stands in place of ``needs``.
@@ -129,6 +133,7 @@ class ProbeEntry(Entry):
     needs_label_space: bool = False
     headline: str = "accuracy"
     features_param: str | None = None
+    maps_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

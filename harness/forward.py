@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from harness.errors import CapabilityError, UsageError
+from harness.label_maps import find_label_map
 from harness.loader import BatchSize, split_batch
 from harness.options import Counters
 from harness.protocols import FittedProbe, Model, Probe
@@ -59,10 +60,24 @@ def _full_fp32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def head_scores(model: Model) -> Callable[[Tensor], Tensor]:
-    """Differentiable scores (N, C) of the model's default head, as an attack's target."""
-    head = model.info.heads[0]
-    return lambda images: model.outputs(images, OutputSpec(logits=True)).logits[head]
+def head_scores(model: Model, label_space: str | None = None) -> Callable[[Tensor], Tensor]:
+    """Differentiable scores (N, C) of the model's default head, as an attack's target.
+
+    They are those of the classes of ``label_space``, the images' own, as the probe ``head`` reads them; None: of the
+    classes that the head was trained on. Raises :class:`~harness.errors.CapabilityError` where no map leads from these
+    to those.
+    """
+    head, own = model.info.heads[0], model.info.label_space
+    if label_space is None:
+        return lambda images: model.outputs(images, OutputSpec(logits=True)).logits[head]
+    label_map = find_label_map(own, label_space)
+    if label_map is None:
+        raise CapabilityError(
+            f"the head of {model.info.name} scores the classes of {own or 'no named label space'}, not those of "
+            f"{label_space}",
+            hint="aim at a probe that learns the images' classes instead",
+        )
+    return lambda images: label_map.apply(model.outputs(images, OutputSpec(logits=True)).logits[head])
 
 
 def probe_scores(model: Model, probe: Probe, fitted: FittedProbe) -> Callable[[Tensor], Tensor]:

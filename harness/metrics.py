@@ -118,6 +118,7 @@ def seeds_measurements(
         value=float(np.std(hits / n, ddof=1)),
         n=seeds,
         higher_is_better=None,
+        counted="seeds",
     )
     return (mean, spread)
 

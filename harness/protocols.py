@@ -223,13 +223,15 @@ class ProbeInfo:
     """What a probe is and needs.
 
     ``learns`` from support images; ``compares`` with the clean pass; ``needs_label_space``: reads the model's own
-    head, so that model and dataset must share their labels. ``headline`` is the metric that tables show first.
+    head, so that model and dataset must share their labels; ``maps_labels``: or have a named map between them
+    (:func:`harness.label_maps.find_label_map`), which it applies. ``headline`` is the metric that tables show first.
     """
 
     name: str
     learns: bool = False
     compares: bool = False
     needs_label_space: bool = False
+    maps_labels: bool = False
     headline: str = "accuracy"
     version: int = 1
     params: Mapping[str, JSONValue] = field(default_factory=dict)
@@ -239,6 +241,7 @@ class ProbeInfo:
 class ProbeContext:
     """What ``fit`` may know: the model's card, the dataset's classes, and the seed of the probe.
 
+    ``device``: where the model runs, for a fit that is long enough to be worth moving; None where that is not known.
     ``query_positions`` (N,) int64, rising, and ``query_labels`` (N,) int64: which images will be asked about, for
     probes that draw episodes from both splits; None where that is not known. Nothing may be *learned* from them: what
     a probe predicts for an image must not depend on any label of a query image.
@@ -250,6 +253,7 @@ class ProbeContext:
     seed: int
     query_positions: npt.NDArray[np.int64] | None = None
     query_labels: npt.NDArray[np.int64] | None = None
+    device: torch.device | None = None
 
 
 @runtime_checkable

@@ -39,6 +39,7 @@ class Asked:
     probe_seed: int = 0
     limit: int | float | str | None = None
     precision: Precision | None = None
+    controls: bool = False
 
     def resolve(self, catalog: Catalog) -> GridRequest:
         """The grid. Combinations that make no sense are tolerated where a glob or a suite brought them in."""
@@ -82,6 +83,7 @@ class Asked:
             limit=self.limit if self.limit is not None else suite.limit if suite else None,
             precision=self.precision or defaults.precision,
             tolerant=tolerant,
+            controls=self.controls,
         )
 
     def _default(self, default: str) -> str:

@@ -192,6 +192,43 @@ def bootstrap_statistic(
     return Interval(float(low), float(high), method)
 
 
+def bootstrap_class_mean(
+    correct: npt.ArrayLike, images: npt.ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap within classes for the mean over classes of their accuracies.
+
+    ``correct`` and ``images`` (C,) are whole numbers, how many of each class's images were counted right and how many
+    there are; classes without images are left out. Each resample draws n - 1 of a class's n images, as many as make the
+    spread unbiased (McCarthy and Snowden, "The bootstrap and finite population sampling", 1985), which for outcomes
+    right or wrong is a binomial number. Classes of a single image show no spread of their own, so they are pooled and
+    drawn from together, which rather overstates it (collapsed strata; Cochran, "Sampling Techniques", 1977, section
+    5A.12). The interval has no width where every class is all right or all wrong, and for a single image.
+    Deterministic in its arguments. Raises :class:`~harness.errors.ParameterError` for counts that are not whole, lie
+    outside [0, images] or are those of no images, and as :func:`bootstrap_mean` does.
+
+    >>> bootstrap_class_mean([5, 10, 0], [10, 10, 0])
+    Interval(low=0.6111111111111112, high=0.8888888888888888, method='bootstrap95')
+    """
+    import numpy as np
+
+    method = _method("bootstrap", confidence)
+    _check_resampling(resamples, seed)
+    given = np.stack([_finite("bootstrap_class_mean", counts, dimensions=(1,)) for counts in (correct, images)])
+    right, of = (counts[given[1] > 0].astype(np.int64) for counts in given)
+    if not len(of) or (given != given.round()).any() or (given[0] < 0).any() or (given[0] > given[1]).any():
+        raise ParameterError("bootstrap_class_mean: each class needs whole numbers 0 <= correct <= images, one above 0")
+    generator = np.random.Generator(np.random.Philox(seed))
+    total = np.zeros(resamples)
+    alike, classes = np.unique(np.stack([right, of]), axis=1, return_counts=True)
+    for k, n, m in zip(*alike.tolist(), classes.tolist(), strict=True):
+        if n > 1:  # the sum of m binomial numbers of one probability is binomial
+            total += generator.binomial(m * (n - 1), k / n, size=resamples) / (n - 1)
+    if single := int((of == 1).sum()):
+        total += generator.binomial(single, int(right[of == 1].sum()) / single, size=resamples)
+    low, high = np.quantile(total / len(of), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high), method)
+
+
 def t_interval(values: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     """Student's t interval for the mean of ``values`` (N,), N >= 2 independent runs such as episodes or seeds.
 

@@ -40,13 +40,14 @@ def summarise(
     perturbations and levels), or whose clean record is missing where the entry requires it, or of which the summary
     has nothing to say. ``load`` gives a record's outcomes with what was realised among the columns, such as
     ``read_outcomes(folder, record.key).with_realised``, or None where it has none; one group is held at a time.
-    ``build`` makes a summary from its entry, by default its target with default parameters. Equal records give equal
+    Cells that are negative controls of others are passed over. ``build`` makes a summary from its entry, by default
+    its target with default parameters. Equal records give equal
     summaries, in any order they come.
 
     Raises :class:`PluginError` for a summary that cannot be made or that fails, naming the group, and what ``load``
     raises.
     """
-    usable = {record.key: record for record in records if record.not_applicable is None}
+    usable = {r.key: r for r in records if r.not_applicable is None and r.cell.get("control") is None}
     ordered = [usable[key] for key in sorted(usable)]
     clean = {_group_digest(record, _CONSUMABLE): record for record in ordered if _is_clean(record)}
     results: list[SummaryRecord] = []

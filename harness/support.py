@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from harness.adapters import check_want
+from harness.control_cells import COPIES, PERMUTATIONS
+from harness.controls import FittedOnDuplicates, FittedOnShuffles, duplicated, shuffled
 from harness.errors import CapabilityError, DataError, HarnessError, WeightsError
 from harness.feature_cache import FeatureCache, MemoryWriter, StoredFeatures, TableWriter
 from harness.features import extract
@@ -41,10 +43,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """A support table to be made: its cache key, its vector, and whose images."""
+    """A support table to be made: its cache key, its vector, whether that is duplicated, and whose images."""
 
     key: dict[str, JSONValue]
     spec: FeatureSpec
+    duplicated: bool
     positions: npt.NDArray[np.int64]
 
 
@@ -134,7 +137,7 @@ class Preparation:
         if cell.perturbation.target is None:
             return None
         if cell.perturbation.target == "head":
-            return head_scores(self.model)
+            return head_scores(self.model, self.walk.dataset.dataset.info.label_space)
         return probe_scores(self.model, self.probe(cell), self.fitted(cell))
 
     def _prepare(
@@ -207,6 +210,7 @@ class Preparation:
             "dataset": [info.fingerprint, info.support_split],
             "positions": hashlib.sha256(positions.tobytes()).hexdigest(),
             "spec": _spec_key(spec),
+            **({"copies": COPIES} if cell.cell.control == "duplicated_features" else {}),
             "precision": self.walk.precision,
             "libraries": {name: metadata.version(name) for name in ("torch", "timm")},
         }
@@ -218,10 +222,13 @@ class Preparation:
         if spec is None:
             raise CapabilityError(f"probe {cell.probe.ref.name} learns but names no features")
         check_want(self.model.info, spec.outputs(self.model.info.num_blocks))
-        name = digest([cell.probe.ref.fingerprint, seed])
+        is_shuffled = cell.cell.control == "shuffled_labels"
+        name = digest([cell.probe.ref.fingerprint, seed, is_shuffled])
         if name not in self._selected:
             labels = self.walk.dataset.dataset.index(self._support_split).labels
-            positions = np.unique(np.asarray(probe.select_support(labels, seed), dtype=np.int64))
+            orders = [shuffled(labels, p, seed) for p in range(PERMUTATIONS)] if is_shuffled else [labels]
+            chosen = [np.asarray(probe.select_support(order, seed), dtype=np.int64) for order in orders]
+            positions = np.unique(np.concatenate(chosen))
             self._check_disjoint(positions)
             self._selected[name] = positions
         return spec, self._selected[name]
@@ -251,7 +258,8 @@ class Preparation:
                 continue
             stored = None if self.cache is None else self.cache.get(key)
             if stored is None:
-                missing[name] = _Wanted(key=key, spec=spec, positions=positions)
+                copies = cell.cell.control == "duplicated_features"
+                missing[name] = _Wanted(key=key, spec=spec, duplicated=copies, positions=positions)
             else:
                 self.forward.counters.cached_tables += 1
                 self._tables[name] = stored
@@ -271,7 +279,9 @@ class Preparation:
             for batch, outputs in self._perturbed_outputs(cell, wanted, want):
                 for name, item in missing.items():
                     inside = np.isin(batch.positions, item.positions)
-                    x = extract(outputs, item.spec, self.model.info).float().cpu().numpy()
+                    want_of_item = item.spec.outputs(self.model.info.num_blocks)
+                    given = duplicated(outputs, want_of_item) if item.duplicated else outputs
+                    x = extract(given, item.spec, self.model.info).float().cpu().numpy()
                     writers[name].append(x[inside], batch.positions[inside])
                     rows[name] += int(inside.sum())
                 self.progress.advance(len(batch))
@@ -314,7 +324,7 @@ class Preparation:
         assert component is not None
         target = None
         if component.target == "head":
-            target = head_scores(self.model)
+            target = head_scores(self.model, self.walk.dataset.dataset.info.label_space)
         elif component.target == "probe":
             target = probe_scores(self.model, self.probe(cell), self._fit_clean(cell))
         seed = cell.cell.seeds.support_perturb or 0
@@ -343,12 +353,40 @@ class Preparation:
             classes=info.classes,
             label_space=info.label_space,
             seed=cell.cell.seeds.probe or 0,
+            device=self.forward.device,
             query_positions=positions,
             query_labels=self.walk.dataset.dataset.index(self.walk.split).labels[positions],
         )
         if not cell.probe.learns:
             return probe.fit(None, context)
-        return probe.fit(self._table(cell), context)
+        table = self._table(cell)
+        if cell.cell.control == "shuffled_labels":
+            _, chosen = self._selection(cell)
+            return FittedOnShuffles([self._fit_shuffled(probe, table, chosen, context, p) for p in range(PERMUTATIONS)])
+        fitted = probe.fit(table, context)
+        if cell.cell.control == "duplicated_features":
+            return FittedOnDuplicates(fitted, probe.wants(self.model.info))
+        return fitted
+
+    def _fit_shuffled(
+        self,
+        probe: Probe,
+        table: FeatureTable,
+        positions: npt.NDArray[np.int64],
+        context: ProbeContext,
+        permutation: int,
+    ) -> FittedProbe:
+        """The probe fitted on the images that it chooses by labels in the order of ``permutation``.
+
+        ``table`` holds those of every permutation, which lie at ``positions`` (N,) of the support split, rising.
+        """
+        labels = shuffled(self.walk.dataset.dataset.index(self._support_split).labels, permutation, context.seed)
+        chosen = np.unique(np.asarray(probe.select_support(labels, context.seed), dtype=np.int64))
+        if len(chosen) == len(positions):
+            return probe.fit(dataclasses.replace(table, y=labels[chosen]), context)
+        rows = np.searchsorted(positions, chosen)
+        ids = Ids(table.ids[int(row)] for row in rows)
+        return probe.fit(FeatureTable(x=table.x[rows], y=labels[chosen], ids=ids, spec=table.spec), context)
 
     def _fit_clean(self, cell: PlannedCell) -> FittedProbe:
         """The same probe fitted on clean support images: what a support attack on the probe aims at."""

@@ -23,6 +23,7 @@ JSONValue: TypeAlias = "JSONScalar | Sequence[JSONValue] | Mapping[str, JSONValu
 Kind: TypeAlias = Literal["model", "perturbation", "probe", "dataset", "summary"]
 KINDS: tuple[Kind, ...] = ("model", "perturbation", "probe", "dataset", "summary")
 Stage: TypeAlias = Literal["image", "feature", "model"]
+Control: TypeAlias = Literal["shuffled_labels", "duplicated_features"]
 WeightsOrigin: TypeAlias = Literal["pretrained", "checkpoint", "embedded", "random"]
 
 
@@ -510,7 +511,9 @@ class Cell:
     """One question with one record as its answer: a point of the grid model x perturbation x probe.
 
     ``level`` and ``support_level`` are None where the perturbation has none. ``label_space`` is the dataset's.
-    ``split`` of the support images is ``support_split``, None for probes that do not learn.
+    ``split`` of the support images is ``support_split``, None for probes that do not learn. ``control``: the probe is
+    fitted and asked as this negative control of the cell says. ``label_map``: the named map by which the model's head
+    is read in the dataset's label space, None where they are one or no head is read.
     """
 
     model: ResolvedRef
@@ -525,6 +528,8 @@ class Cell:
     support_level: float | None = None
     support_split: str | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    control: Control | None = None
+    label_map: str | None = None
     not_applicable: str | None = None
 
     @property
@@ -544,7 +549,14 @@ class Cell:
             "probe": self.probe.key,
             "seeds": self.seeds.as_dict(),
             "precision": self.precision,
+            **self._special,
         }
+
+    @property
+    def _special(self) -> dict[str, JSONValue]:
+        """What few cells have: left out of the others, so that their keys stay what they were."""
+        given: dict[str, JSONValue] = {"control": self.control, "label_map": self.label_map}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def key(self) -> str:
@@ -579,6 +591,7 @@ class Cell:
             "probe": self.probe.name,
             "seeds": self.seeds.as_dict(),
             "precision": self.precision,
+            **self._special,
             "components": {
                 role: {
                     "use": ref.use,
@@ -599,7 +612,8 @@ class Measurement:
     """One number of one record.
 
     ``dims`` tells rows of one metric apart (``shots``, ``head``, ``block`` ...). ``low`` and ``high`` bound the
-    interval that ``interval`` names (``wilson95``, ``bootstrap95``), over ``n`` independent units.
+    interval that ``interval`` names (``wilson95``, ``bootstrap95``), over ``n`` independent units; ``counted`` says
+    what these are (``episodes``, ``seeds``), images if nothing else.
     Accuracies are fractions in [0, 1].
     """
 
@@ -612,6 +626,7 @@ class Measurement:
     interval: str | None = None
     unit: str = "fraction"
     higher_is_better: bool | None = True
+    counted: str = "images"
 
     def as_dict(self) -> dict[str, JSONValue]:
         """The row as a record holds it."""
@@ -625,6 +640,7 @@ class Measurement:
             "n": self.n,
             "unit": self.unit,
             "higher_is_better": self.higher_is_better,
+            **({} if self.counted == "images" else {"counted": self.counted}),
         }
 
     @classmethod

@@ -248,8 +248,8 @@ class Walk:
                 self.runs.pop(cell.key, None)
 
     def _fell_out(self, item: PlannedCell, error: Exception) -> None:
-        """``item`` gets no number: it failed, or it was one of many combinations and makes no sense."""
-        if self.preparation.walk.tolerant and isinstance(error, CapabilityError):
+        """``item`` gets no number: it failed, or it was one of many combinations, or a control, and makes no sense."""
+        if (self.preparation.walk.tolerant or item.is_control) and isinstance(error, CapabilityError):
             self.refused[item.key] = error.message
         else:
             self.failures[item.key] = failure_of(item, error)

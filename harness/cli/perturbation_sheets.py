@@ -256,7 +256,9 @@ def _drawn(
 
 
 def _share_labels(images: _Images, model: Model) -> bool:
-    return images.label_space is not None and images.label_space == model.info.label_space
+    from harness.label_maps import find_label_map
+
+    return find_label_map(model.info.label_space, images.label_space) is not None
 
 
 def _as_the_model_sees_them(images: _Images, model: Model) -> _Images:

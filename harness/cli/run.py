@@ -58,6 +58,12 @@ _AXES = (
     click.option("--probe-seed", default=0, show_default=True, help="First seed of the probes."),
     click.option("-L", "--limit", metavar="N|FRACTION", help="Use so many images, stratified by class; recorded."),
     click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of the forward pass."),
+    click.option(
+        "--controls",
+        is_flag=True,
+        help="Add negative controls of every number: random weights, shuffled support labels, duplicated features, "
+        "bare pixels.",
+    ),
 )
 _EXECUTION = (
     click.option(
@@ -160,7 +166,7 @@ def _check_plot(given: dict[str, Any]) -> None:
 def _require_few_panels(plan: RunPlan) -> None:
     from harness.report.panels import least_panels, require_few
 
-    require_few(least_panels(cell.as_dict() for cell in plan.cells if cell.not_applicable is None))
+    require_few(least_panels(cell.as_dict() for cell in plan.asked if cell.not_applicable is None))
 
 
 def _plot(result: RunResult, path: Path, *, quiet: bool) -> bool:
@@ -195,6 +201,7 @@ def _asked(given: dict[str, Any]) -> Asked:
         probe_seed=given["probe_seed"],
         limit=given["limit"],
         precision=given["precision"],
+        controls=given["controls"],
     )
 
 
@@ -238,15 +245,15 @@ def _run_options(given: dict[str, Any]) -> Any:
 
 def _print_result(result: RunResult, *, as_json: bool, quiet: bool) -> None:
     from harness.options import summarised_counts
-    from harness.report.tables import not_applicable_table, record_tables, summary_tables
+    from harness.report.tables import not_applicable_table
     from harness.report.terminal import show
 
     if as_json:
         for record in result.records:
             click.echo(json.dumps(record.as_dict(), ensure_ascii=False))
     else:
-        tables = [*record_tables(result.records, result.headlines), *summary_tables(result.summaries, result.records)]
-        if (refused := not_applicable_table(result.records)) is not None:
+        tables = result.tables()
+        if (refused := not_applicable_table(result.asked)) is not None:
             tables.append(refused)
         for table in tables:
             show(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,17 +25,12 @@ class Labels:
                 self._variants.setdefault(place, {})[variant] = record.cell["components"][role]["params"]
 
     def component(self, cell: Mapping[str, Any], role: str) -> str:
-        """The name, then the parameters that other records of the name have otherwise."""
+        """The name, then the parameters that other records of the name have otherwise; see :func:`_texts`."""
         place, variant = _place(cell, role)
         variants = self._variants.get(place, {})
         if len(variants) < 2:
             return place[1]
-        names = dict.fromkeys(name for params in variants.values() for name in params)
-        differing = [name for name in names if len({repr(params.get(name)) for params in variants.values()}) > 1]
-        texts = {
-            key: ":".join([place[1], *(parameter_text(name, params.get(name)) for name in differing)])
-            for key, params in variants.items()
-        }
+        texts = _texts(place[1], variants)
         alike = [key for key, text in texts.items() if text == texts[variant]]
         if len(alike) == 1:
             return texts[variant]
@@ -60,6 +56,31 @@ class Labels:
         text = self.perturbation(cell)
         perturbed = cell["support"] is not None and cell["support"]["perturbation"] != "none"
         return f"{text} (support under {self.support(cell)})" if perturbed else text
+
+
+def _texts(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What variants of one name are called: the parameters they differ in, without those that go without saying.
+
+    That is a value that most of them have, where the others are still told apart by what is left.
+    """
+    found = {parameter: None for params in variants.values() for parameter in params}
+    values = {parameter: [repr(params.get(parameter)) for params in variants.values()] for parameter in found}
+    differing = [parameter for parameter, given in values.items() if len(set(given)) > 1]
+    usual = {
+        parameter: value
+        for parameter in differing
+        for value, count in Counter(values[parameter]).items()
+        if 2 * count > len(variants)
+    }
+
+    def text(params: Mapping[str, Any], left_out: Mapping[str, str]) -> str:
+        said = [p for p in differing if left_out.get(p) != repr(params.get(p))]
+        return ":".join([name, *(parameter_text(p, params.get(p)) for p in said)])
+
+    short = {key: text(params, usual) for key, params in variants.items()}
+    if len(set(short.values())) == len(short):
+        return short
+    return {key: text(params, {}) for key, params in variants.items()}
 
 
 def particulars(cell: Mapping[str, Any]) -> tuple[str, ...]:

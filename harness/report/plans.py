@@ -18,7 +18,7 @@ def plan_tables(plan: RunPlan, recorded: Collection[str] = ()) -> list[Table]:
     sweeps: dict[tuple[str, ...], list[str]] = {}
     for cell in plan.cells:
         level = "" if cell.level is None else f"{cell.level:g}"
-        levels = sweeps.setdefault(_row(cell), [])
+        levels = sweeps.setdefault(_row(cell, is_control=cell.key in plan.control_keys), [])
         if level not in levels:
             levels.append(level)
     rows = tuple((*row[:4], ",".join(filter(None, levels)), *row[4:]) for row, levels in sweeps.items())
@@ -54,15 +54,20 @@ def plan_tables(plan: RunPlan, recorded: Collection[str] = ()) -> list[Table]:
     ]
 
 
-def _row(cell: Cell) -> tuple[str, ...]:
+def _row(cell: Cell, *, is_control: bool) -> tuple[str, ...]:
     support = "" if cell.support is None else describe_ref(cell.support)
     if cell.support_level is not None:
         support += f"@{cell.support_level:g}"
+    note = "control" if is_control else ""
+    if cell.control is not None:
+        note += f": {cell.control.replace('_', ' ')}"
+    elif is_control and cell.weights.untrained:
+        note += ": random weights"
     return (
         cell.model.name,
         f"{cell.dataset.ref.name}/{cell.dataset.split}",
         describe_ref(cell.probe),
         describe_ref(cell.perturbation),
         support,
-        cell.not_applicable or "",
+        cell.not_applicable or note,
     )

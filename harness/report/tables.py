@@ -79,7 +79,7 @@ def _tables_of_group(
     for record in records:
         for row in record.measurements:
             if row.metric == metric:
-                columns[names[record.key], _dims(row.dims)] = None
+                columns[names[record.key], dims_text(row.dims)] = None
     models = list(dict.fromkeys(model for model, _ in columns))
     if len(models) == len(columns) <= MAX_COLUMNS:
         parts = [list(columns)]
@@ -111,13 +111,16 @@ def _table(
         cells = rows.setdefault(tuple(label), {})
         for row in record.measurements:
             if row.metric == metric:
-                place = names[record.key], _dims(row.dims)
-                if cells.setdefault(place, _number(row)) != _number(row):
+                place = names[record.key], dims_text(row.dims)
+                if cells.setdefault(place, number_text(row)) != number_text(row):
                     raise AssertionError(
                         f"record {record.key}: a second {metric} for row {' '.join(label)}, column {' '.join(place)}"
                     )
     cell = mine[0].cell
-    images = sorted({m.n for record in mine for m in record.measurements if m.metric == metric})
+    shown = [m for record in mine for m in record.measurements if m.metric == metric]
+    counts = sorted({m.n for m in shown})
+    counted = " and ".join(dict.fromkeys(m.counted for m in shown))
+    counted = counted.removesuffix("s") if counts == [1] else counted
     unit = next(m.unit for record in mine for m in record.measurements if m.metric == metric)
     named = f"{next(iter(models))}: " if single else ""
     percent = " (%)" if unit == "fraction" else ""
@@ -127,7 +130,7 @@ def _table(
     header = ("perturbation", *(("loss %",) if with_loss else ()))
     heads = tuple((dims or metric) if single else " ".join(filter(None, (model, dims))) for model, dims in columns)
     notes = [
-        f"{'-'.join(map(str, images))} images" + (f" (limit {cell['limit']} of the split)" if cell["limit"] else "")
+        f"{'-'.join(map(str, counts))} {counted}" + (f" (limit {cell['limit']} of the split)" if cell["limit"] else "")
     ]
     intervals = sorted(
         {m.interval for record in mine for m in record.measurements if m.metric == metric and m.interval}
@@ -226,7 +229,7 @@ def _summary_number(row: Measurement | None) -> str:
     """A number with its unit where that is no percentage: rows of one column may differ in it."""
     if row is None:
         return ""
-    return _number(row) if row.unit in ("fraction", "") else f"{_number(row)} ({row.unit})"
+    return number_text(row) if row.unit in ("fraction", "") else f"{number_text(row)} ({row.unit})"
 
 
 def _free_label(
@@ -241,9 +244,9 @@ def _free_label(
     model, perturbation, probe = _summary_label(summary, by_key, labels, names)
     axisless = {key: value for key, value in row.dims.items() if key != "axis"}
     unique = f"{model} cell {summary.records[-1][:KEY_DIGITS]}"
-    owner = (summary.records, _dims(row.dims))
+    owner = (summary.records, dims_text(row.dims))
     for named, dims in ((model, axisless), (model, row.dims), (unique, row.dims)):
-        label = (named, perturbation, " ".join(filter(None, (probe, _dims(dims)))))
+        label = (named, perturbation, " ".join(filter(None, (probe, dims_text(dims)))))
         if owners.setdefault(label, owner) == owner:
             return label
     raise AssertionError(f"two rows of summary {summary.summary} are both named {label}")
@@ -317,6 +320,7 @@ def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
                 for role in ("model", "dataset", "support", "perturbation", "probe")
             },
             **{f"seed_{purpose}": seed for purpose, seed in cell["seeds"].items()},
+            "control": cell.get("control"),
             "untrained": record.untrained,
             "not_applicable": record.not_applicable,
         }
@@ -329,11 +333,13 @@ def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
     return rows
 
 
-def _dims(dims: Mapping[str, JSONScalar]) -> str:
+def dims_text(dims: Mapping[str, JSONScalar]) -> str:
+    """The dims of a row as ``shots=5 seed=0``."""
     return " ".join(f"{key}={value}" for key, value in dims.items())
 
 
-def _number(row: Measurement) -> str:
+def number_text(row: Measurement) -> str:
+    """A number with its interval; fractions in percent."""
     if row.unit != "fraction":
         return f"{row.value:.4g}"
     text = f"{100 * row.value:.1f}"

@@ -85,13 +85,15 @@ def check_signature_agrees(subject: Subject) -> None:
 
 
 def check_special_parameters_exist(subject: Subject) -> None:
-    """Parameters that the entry gives a role (tag, target, models) are among those it declares."""
+    """Parameters that the entry gives a role (tag, target, models, features) are among those it declares."""
     entry = subject.entry
     named: tuple[str | None, ...] = ()
     if isinstance(entry, ModelEntry):
         named = (entry.tag_param,)
     elif isinstance(entry, PerturbationEntry):
         named = (entry.target_param, *entry.model_params)
+    elif isinstance(entry, ProbeEntry):
+        named = (entry.features_param,)
     known = [f.name for f in fields(entry.params)]
     unknown = [name for name in named if name is not None and name not in known]
     expect(not unknown, f"expected parameters of {entry.params.__name__} ({_words(known)}), found {_words(unknown)}")
@@ -127,7 +129,7 @@ def check_facts_agree(subject: Subject) -> None:
     elif isinstance(entry, PerturbationEntry):
         names = ("name", "version", "stage", "level", "stochastic", "needs_target")
     elif isinstance(entry, ProbeEntry):
-        names = ("name", "version", "learns", "compares", "needs_label_space", "headline")
+        names = ("name", "version", "learns", "compares", "needs_label_space", "maps_labels", "headline")
     elif isinstance(entry, DatasetEntry):
         # Without a label space in the entry it follows from the data.
         names = () if entry.label_space is None else ("label_space",)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 from harness.entries import ProbeEntry
 from harness.errors import CapabilityError
-from harness.protocols import ProbeRun
+from harness.label_maps import IMAGENET, find_label_map, mapped_from
+from harness.params import coerce
+from harness.protocols import ProbeContext, ProbeRun
+from harness.targets import load_target
 from harness.testing.kit import CheckFunction, ContractViolation, NotApplicableError, Subject, expect
 from harness.testing.observe import global_randomness_untouched, largest, measurements_differ
 from harness.testing.probe_trial import expect_equal_outcomes, probe_trial, run_over, split
 from harness.testing.sample import without
-from harness.types import Capability, Measurement, OutputSpec
+from harness.token_ensemble import TokenEnsemble
+from harness.types import Capability, Measurement, ModelOutputs, OutputSpec
 
 RELABELLING_TOLERANCE = 0.1
 """How far a fraction may move when classes are renamed: supports may be drawn by class, solvers may stop early."""
@@ -77,6 +84,57 @@ def check_support_selection(subject: Subject) -> None:
     expect(double == 0, f"expected every position once, found {double} repeated")
     again = probe_trial(subject).select()
     expect(np.array_equal(selected, again), "expected the same positions for the same labels and seed, found others")
+
+
+def check_token_ensembles_read(subject: Subject) -> None:
+    """A probe with a parameter for token ensembles reads the vector of the ensemble it is given, and works with it."""
+    entry = _entry(subject)
+    if entry.features_param is None:
+        raise NotApplicableError("its entry names no parameter for token ensembles")
+    for text in _ENSEMBLES:
+        arguments: Any = coerce(entry.params, {**subject.params, entry.features_param: text}, entry.name)
+        given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(arguments)}
+        trial = probe_trial(dataclasses.replace(subject, make=functools.partial(load_target(entry), **given)))
+        expected = TokenEnsemble.parse(text).spec(trial.model.info)
+        found = trial.probe.features(trial.model.info)
+        if trial.probe.info.learns:
+            expect(
+                found == expected, f"{entry.features_param}={text}: expected to be fitted on {expected}, found {found}"
+            )
+        want = trial.probe.wants(trial.model.info)
+        needed = expected.outputs(trial.model.info.num_blocks)
+        expect(want | needed == want, f"{entry.features_param}={text}: expected to be asked for {needed}, found {want}")
+        measurements = run_over(trial.fit(), [trial.query()]).result()
+        expect(bool(measurements), f"{entry.features_param}={text}: expected numbers, found none")
+
+
+_ENSEMBLES = ("last", "patches/all")
+
+
+def check_label_map_applied(subject: Subject) -> None:
+    """A probe that says it maps labels scores ImageNet logits as the named map into another label space does."""
+    entry = _entry(subject)
+    if not entry.maps_labels:
+        raise NotApplicableError("does not say that it maps labels")
+    for target in mapped_from(IMAGENET):
+        label_map = find_label_map(IMAGENET, target)
+        assert label_map is not None
+        trial = probe_trial(subject)
+        model = dataclasses.replace(trial.model.info, label_space=IMAGENET, num_classes=label_map.source_classes)
+        classes = tuple(f"class {c}" for c in range(label_map.num_classes(model.num_classes) or 0))
+        context = ProbeContext(model=model, classes=classes, label_space=target, seed=0)
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(4, label_map.source_classes or 0, generator=generator)
+        scores = trial.probe.fit(None, context).scores(ModelOutputs(logits=dict.fromkeys(model.heads, logits)))
+        if scores is None:
+            raise NotApplicableError("gives no scores")
+        shape = (len(logits), len(classes))
+        expect(tuple(scores.shape) == shape, f"{target}: expected scores of shape {shape}, found {tuple(scores.shape)}")
+        distance = largest((scores - label_map.apply(logits)).abs())
+        expect(distance < _MAPPED, f"{target}: expected the scores of its map, found some off by {distance:.3g}")
+
+
+_MAPPED = 1e-4
 
 
 def check_fit_repeatable(subject: Subject) -> None:
@@ -175,6 +233,8 @@ CHECKS: tuple[CheckFunction, ...] = (
     check_needs_refused,
     check_needs_complete,
     check_support_selection,
+    check_token_ensembles_read,
+    check_label_map_applied,
     check_fit_repeatable,
     check_support_untouched,
     check_seed_matters_as_declared,

@@ -125,7 +125,7 @@ def check_inputs_untouched(subject: Subject) -> None:
 
 
 def check_labels_do_not_leak(subject: Subject) -> None:
-    """Predictions do not depend on the labels of the images asked about."""
+    """Predictions do not depend on the labels of the images asked about, in a batch or told to ``fit``."""
     trial = probe_trial(subject)
     fitted, query = trial.fit(), trial.query()
     outcomes = run_over(fitted, [query]).outcomes()
@@ -135,6 +135,13 @@ def check_labels_do_not_leak(subject: Subject) -> None:
     other = run_over(fitted, [replace(query, batch=replace(query.batch, labels=shifted))]).outcomes()
     changed = int((outcomes.columns["prediction"] != other.columns["prediction"]).sum())
     expect(changed == 0, f"expected the same predictions with other query labels, found {changed} changed")
+    told = probe_trial(subject)
+    table = told.table(told.select()) if told.probe.info.learns else None
+    other = run_over(told.probe.fit(table, replace(told.context(), query_labels=shifted.numpy())), [query]).outcomes()
+    changed = int((outcomes.columns["prediction"] != other.columns["prediction"]).sum())
+    expect(
+        changed == 0, f"fitted while told other query labels: expected the same predictions, found {changed} changed"
+    )
 
 
 def check_measurements_honest(subject: Subject) -> None:
@@ -185,6 +192,13 @@ def check_outcomes_well_formed(subject: Subject) -> None:
             name not in _PROMISED or column.dtype == _PROMISED[name],
             f"{name}: expected {_PROMISED.get(name)}, found {column.dtype}",
         )
+
+    if outcomes.episodes is not None:
+        found = f"{outcomes.episodes.shape} {outcomes.episodes.dtype}"
+        held = outcomes.episodes.ndim == 2 and len(outcomes.episodes) == len(variants)
+        expect(held and outcomes.episodes.dtype == np.float64, f"episodes: expected (V, E) float64, found {found}")
+        asked = outcomes.episodes[~np.isnan(outcomes.episodes)]
+        expect(bool(((asked >= 0) & (asked <= 1)).all()), "episodes: expected accuracies in [0, 1], found others")
 
 
 _PROMISED: Mapping[str, npt.DTypeLike] = {"prediction": np.int32, "correct": np.bool_}

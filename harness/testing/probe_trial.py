@@ -16,7 +16,7 @@ from harness.testing.kit import SampleOptions, Subject, expect
 from harness.testing.sample import TinyModel, sample_batch, take_images, take_outputs, tiny_model
 from harness.types import FeatureTable, ImageBatch, ModelOutputs
 
-QUERY_PER_CLASS = 4
+QUERY_PER_CLASS = 16
 _QUERY_START = 100_000
 _MISLABELLED = 5
 
@@ -154,6 +154,10 @@ def expect_equal_outcomes(expected: Outcomes, found: Outcomes, *, tolerance: flo
         set(expected.columns) == set(found.columns),
         f"{what}: expected the columns {sorted(expected.columns)}, found {sorted(found.columns)}",
     )
+    expect(
+        _equal_or_none(expected.episodes, found.episodes, tolerance),
+        f"{what}: expected the same accuracies of episodes, found others",
+    )
     for name, column in expected.columns.items():
         other = found.columns[name]
         if column.dtype.kind == "f" and column.shape == other.shape:
@@ -161,3 +165,11 @@ def expect_equal_outcomes(expected: Outcomes, found: Outcomes, *, tolerance: flo
         else:
             same = np.array_equal(column, other)
         expect(same, f"{what}: expected the same outcomes, found others in column {name!r}")
+
+
+def _equal_or_none(
+    expected: npt.NDArray[np.float64] | None, found: npt.NDArray[np.float64] | None, tolerance: float
+) -> bool:
+    if expected is None or found is None:
+        return expected is found
+    return expected.shape == found.shape and np.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True)

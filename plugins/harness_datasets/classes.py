@@ -1,4 +1,4 @@
-"""Class names into labels: ImageNet's ids to its 1000 indices, any other names in sorted order."""
+"""Class names into labels: ImageNet's ids to its 1000 indices, subsets of them to theirs, others in sorted order."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import DataError
+from harness.label_maps import IMAGENET, find_label_map
 from harness.types import digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-IMAGENET = "imagenet1k"
 OWN = "own"
 _WNID = re.compile(r"n[0-9]{8}\Z")
 _MAX_CLASSES = 1_000_000
@@ -59,12 +59,28 @@ def imagenet_wnids() -> tuple[str, ...]:
     return wnids
 
 
+def known_classes(label_space: str | None) -> tuple[str, ...] | None:
+    """The classes of a label space that is ImageNet-1k's or mapped from it, in the order of their labels; else None.
+
+    They are ids for ImageNet-1k and its subsets ``imagenet_a`` and ``imagenet_r``, names for ``imagenet16``. Raises as
+    :func:`imagenet_wnids` does.
+    """
+    found = find_label_map(IMAGENET, label_space)
+    if found is None:
+        return None
+    if found.classes:
+        return found.classes
+    wnids = imagenet_wnids()
+    return wnids if found.groups is None else tuple(wnids[index] for (index,) in found.groups)
+
+
 def name_classes(names: Collection[str], *, label_space: str | None, where: str) -> ClassSet:
     """The classes that these names stand for; see :class:`harness_datasets.folder.FolderParams` for ``label_space``.
 
-    ImageNet ids always get their true indices, however few of them there are. ``where`` begins the errors. Raises
-    :class:`~harness.errors.DataError` for ids that are not of ImageNet-1k, for a mixture of ids and other names, and
-    for fewer than two classes of one's own.
+    ImageNet ids always get their true indices, however few of them there are, and so do the classes of a label space
+    that is mapped from ImageNet-1k. ``where`` begins the errors. Raises :class:`~harness.errors.DataError` for ids that
+    are not of ImageNet-1k, for a mixture of ids and other names, for names that are not of a known label space, and for
+    fewer than two classes of one's own.
     """
     wnids = sorted(filter(is_wnid, names))
     others = sorted(set(names).difference(wnids))
@@ -82,6 +98,15 @@ def name_classes(names: Collection[str], *, label_space: str | None, where: str)
                 hint=f"remove them, or use label_space={OWN} to number the ids found in sorted order",
             )
         return ClassSet(names=imagenet, label_space=IMAGENET)
+    if known := known_classes(label_space):
+        assert label_space is not None
+        if strange := sorted(set(names).difference(known)):
+            raise DataError(
+                f"{where}: {_some(strange)} of {len(names)} class names are not among {label_space}'s {len(known)}",
+                hint=f"they are {_some(known)}; remove what is none of them, or use label_space={OWN} to number the "
+                "names as they are",
+            )
+        return ClassSet(names=known, label_space=label_space)
     found = tuple(sorted(names))
     if len(found) < 2:
         raise DataError(
@@ -99,14 +124,17 @@ def number_classes(
     Raises :class:`~harness.errors.DataError` for numbers outside the label space.
     """
     low, high = min(indices), max(indices)
-    limit = 1000 if label_space == IMAGENET else _MAX_CLASSES
+    known = known_classes(label_space)
+    limit = len(known) if known else _MAX_CLASSES
     if low < 0 or high >= limit:
         raise DataError(
             f"{where}: class indices reach from {low} to {high}; expected 0 to {limit - 1}",
-            hint="class indices count from 0",
+            hint="class indices count from 0"
+            if label_space == IMAGENET or not known
+            else f"they count the {limit} classes of {label_space} from 0; they are no indices of {IMAGENET}",
         )
-    if label_space == IMAGENET:
-        return ClassSet(names=imagenet_wnids(), label_space=IMAGENET)
+    if known and label_space is not None:
+        return ClassSet(names=known, label_space=label_space)
     found = tuple(names.get(index, str(index)) for index in range(high + 1))
     return ClassSet(names=found, label_space=_label_space(found, label_space))
 

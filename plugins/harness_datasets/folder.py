@@ -31,8 +31,9 @@ class FolderParams:
     )
     label_space: str | None = param(
         None,
-        help="the classes' label space, such as imagenet1k; 'own' numbers the names in sorted order even if they are "
-        "ImageNet ids; by default imagenet1k for ImageNet ids, else one derived from the class names",
+        help="the classes' label space, such as imagenet1k; imagenet_a, imagenet_r and imagenet16 are those that an "
+        "ImageNet head can be read in; 'own' numbers the names in sorted order even if they are ImageNet ids; by "
+        "default imagenet1k for ImageNet ids, else one derived from the class names",
     )
     class_depth: int = param(1, help="how many folder levels make a class name", unit="levels", low=1, high=8)
     support_fraction: float = param(

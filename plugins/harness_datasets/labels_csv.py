@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import DataError
+from harness.label_maps import IMAGENET
 from harness.naming import did_you_mean
 from harness.types import Ids
 from harness_datasets import splits as split_names
-from harness_datasets.classes import IMAGENET, OWN, ClassSet, name_classes, number_classes
+from harness_datasets.classes import OWN, ClassSet, is_wnid, known_classes, name_classes, number_classes
 from harness_datasets.listing import LabelledFiles, Listing
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def _class_column(path: Path, columns: Sequence[str], label_column: str | None, 
                 hint=did_you_mean(label_column, columns),
             )
         return label_column
-    wnids_first = label_space in (None, IMAGENET, OWN)
+    known = known_classes(label_space)
+    wnids_first = label_space in (None, OWN) or (known is not None and is_wnid(known[0]))
     order = CLASS_COLUMNS if wnids_first else (*CLASS_COLUMNS[1:], CLASS_COLUMNS[0])
     for column in order:
         if column in columns:

@@ -21,6 +21,7 @@ class HeadParams:
     head: str | None = param(
         None, help="which head of a model that has several (distilled: average, cls, dist); none reports each"
     )
+    bins: int = param(15, help="bins of the calibration errors, over the confidence", unit="bins", low=1, high=1000)
 
 
 @hookimpl
@@ -30,9 +31,11 @@ def harness_register_probes() -> Iterable[ProbeEntry]:
         name="head",
         aliases=("top1",),
         target="harness_probes.head_probe:HeadProbe",
-        summary="top-1 and top-5 accuracy of the model's own classifier",
+        summary="accuracy, likelihood and calibration of the model's own classifier",
+        version=2,
         params=HeadParams,
         needs=frozenset({Capability.LOGITS}),
         needs_label_space=True,
+        maps_labels=True,
         headline="top1",
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.protocols import ProbeRun
-    from harness.types import FeatureSpec, ImageBatch, JSONScalar, ModelInfo, ModelOutputs
+    from harness.types import FeatureSpec, ImageBatch, JSONScalar, Measurement, ModelInfo, ModelOutputs
 
 _DECIMALS = 9
 _NEVER = -1e4
@@ -29,7 +29,8 @@ class FittedLinear:
     """Linear classifiers on the vector ``spec``: ``weight`` (D, V * L) and ``bias`` (V * L,), a block per variant.
 
     ``learned`` (L,) int64 are the labels that had support images, rising; ``variants`` the dims of each classifier;
-    ``scored`` the place of the one that :meth:`scores` speaks for. ``probe`` names it in errors.
+    ``scored`` the place of the one that :meth:`scores` speaks for. ``probe`` names it in errors. ``extra`` are numbers
+    of the fit that stand beside the accuracies in every result.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class FittedLinear:
         weight: npt.NDArray[np.float64],
         bias: npt.NDArray[np.float64],
         scored: int = 0,
+        extra: Sequence[Measurement] = (),
     ) -> None:
         self.probe = probe
         self.model = model
         self.spec = spec
         self.classes = tuple(classes)
         self.variants = tuple(variants)
+        self.extra = tuple(extra)
         self.learned = torch.from_numpy(learned)
         self._count = len(learned)
         self._weight = torch.from_numpy(weight)
@@ -59,7 +62,7 @@ class FittedLinear:
 
     def start(self) -> ProbeRun:
         """Fresh counters."""
-        return ClassificationRun(self)
+        return ClassificationRun(self, extra=self.extra)
 
     def scores(self, outputs: ModelOutputs) -> Tensor:
         """(N, C) float32 scores of the classifier that is ``scored``, differentiable.

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 BIAS = 100.0
 """The constant feature: so large that its weight, the bias, is nearly unregularised."""
-_STD_FLOOR = 1e-5
+STD_FLOOR = 1e-5
+"""What is added to every standard deviation, so that a feature that never varies can be divided by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ def fit_ridge(
     result.
     """
     x = features.astype(np.float64)
-    mean, std = x.mean(axis=0), x.std(axis=0) + _STD_FLOOR
+    mean, std = x.mean(axis=0), x.std(axis=0) + STD_FLOOR
     x -= mean
     x /= std
     x = np.column_stack([x, np.full(len(x), BIAS)])

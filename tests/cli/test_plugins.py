@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def test_own_plugins_with_their_distribution_and_entries(harness):
     rows = {row["name"]: row for row in harness("plugins", "--json").json}
-    assert rows["builtin"]["offers"] == {"perturbation": 1, "summary": 1}
+    assert rows["builtin"]["offers"] == {"model": 1, "perturbation": 1, "summary": 1}
     assert rows["timm_vit"]["distribution"] == "vit-harness"
     assert rows["timm_vit"]["offers"] == {"model": 1}
     assert {row["status"] for row in rows.values()} == {"ok"}

@@ -12,8 +12,8 @@ from harness.catalog import build_catalog
 from harness.manager import build_manager
 from harness.testing import check_named
 
-# The smallest preset of each architecture class.
-MODELS = ("vit_ti16", "deit_t_distilled", "resnet18")
+# The smallest preset of each architecture class, and the baseline without a network.
+MODELS = ("vit_ti16", "deit_t_distilled", "resnet18", "pixel_statistics")
 
 
 @cache
@@ -35,7 +35,7 @@ def test_perturbations(name):
     assert failures("perturbation", name) == {}
 
 
-@pytest.mark.parametrize("name", ["head", "fewshot"])
+@pytest.mark.parametrize("name", ["head", "fewshot", "linear", "episodes", "knn", "centroid", "retrieval"])
 def test_probes(name):
     assert failures("probe", name) == {}
 

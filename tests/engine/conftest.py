@@ -16,10 +16,11 @@ from engine_doubles.models import TinyModel
 
 from harness.api import RunResult, Workbench, run_asked
 from harness.catalog import build_catalog
+from harness.grid import build_plan
 from harness.manager import build_manager
 from harness.options import RunOptions
 from harness.outcome_files import read_outcomes
-from harness.planning import RunPlan, build_plan
+from harness.planning import RunPlan
 from harness.request import Asked
 
 

@@ -233,7 +233,7 @@ def test_imagenet_logits_on_digits_never_become_a_number():
 
 
 def test_planning_gives_the_cells_of_the_run():
-    given = {"model": "tiny", "perturb": ["none", "dimmed"], "probe": ["pixels", "centroid"], "limit": 9}
+    given = {"model": "tiny", "perturb": ["none", "dimmed"], "probe": ["pixels", "doubles:centroid"], "limit": 9}
     plan = harness.plan(**given, dataset=tints(), setup=SETUP)
     assert [cell.key for cell in plan.cells] == [record.key for record in run(**given).records]
     assert plan.passes[0].num_images == 9
@@ -325,7 +325,7 @@ def test_nothing_of_the_callers_is_changed():
         run(
             model=wrapped(module),
             perturb=["none", "speckled", "signstep", "guided@0.5"],
-            probe=["toy_head", "centroid"],
+            probe=["toy_head", "doubles:centroid"],
             support_perturb=["none", "signstep:aim=probe@16"],
             seeds=[0, 1],
             precision="bf16",
@@ -358,5 +358,5 @@ def test_the_pixels_of_an_instance_and_of_a_name_are_the_same():
 
 
 def test_seeds_from_python_reach_every_purpose():
-    result = run(model="tiny", perturb="speckled@0.3", probe="centroid", seeds=[3])
+    result = run(model="tiny", perturb="speckled@0.3", probe="doubles:centroid", seeds=[3])
     assert result.records[0].cell["seeds"] == {"perturb": 3, "support_perturb": None, "probe": 0}

@@ -19,8 +19,10 @@ from harness.components import (
     model_component,
     perturbation_component,
     probe_component,
+    used_label_map,
 )
 from harness.errors import CapabilityError, ParameterError, RegistryError, UsageError
+from harness.label_maps import find_label_map
 from harness.types import Capability, View
 from harness.weights import WeightsChoice
 
@@ -156,11 +158,11 @@ def test_the_place_of_a_dataset_is_given_once(catalog):
         dataset_component(catalog, "folder:root=here", "there")
 
 
-def applies(catalog, *, model="tiny", perturbation="none", probe="pixels", space=SPACE):
+def applies(catalog, *, model="tiny", perturbation="none", probe="pixels", space=SPACE, maps_labels=False):
     check_applies(
         model_component(catalog, model, PRETRAINED),
         perturbation_component(catalog, perturbation),
-        probe_component(catalog, probe),
+        dataclasses.replace(probe_component(catalog, probe), maps_labels=maps_labels),
         space,
     )
 
@@ -195,6 +197,40 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(catalog, combination, word
     with pytest.raises(CapabilityError) as caught:
         applies(catalog, **combination)
     assert all(word in caught.value.message for word in words), caught.value.message
+
+
+@pytest.mark.parametrize("space", ["imagenet1k", "imagenet_a", "imagenet_r", "imagenet16"])
+def test_a_named_map_between_label_spaces_is_as_good_as_equality(catalog, space):
+    applies(catalog, model="elsewhere", probe="toy_head", space=space, maps_labels=True)
+    applies(catalog, model="elsewhere", probe="centroid", perturbation="signstep", space=space)
+    with pytest.raises(CapabilityError):
+        applies(catalog, model="tiny", probe="toy_head", space=space, maps_labels=True)
+
+
+@pytest.mark.parametrize("space", ["imagenet_a", "imagenet16"])
+def test_a_probe_that_maps_no_labels_is_not_asked_through_a_map(catalog, space):
+    with pytest.raises(CapabilityError, match="its scores would not mean these classes"):
+        applies(catalog, model="elsewhere", probe="toy_head", space=space)
+
+
+def test_a_cell_names_the_map_its_head_is_read_by(catalog):
+    elsewhere = model_component(catalog, "elsewhere", PRETRAINED)
+    head, none = probe_component(catalog, "toy_head"), perturbation_component(catalog, "none")
+    assert used_label_map(elsewhere, none, head, "imagenet_a") == find_label_map("imagenet1k", "imagenet_a").name
+    assert used_label_map(elsewhere, none, head, "imagenet1k") is None
+    centroid = probe_component(catalog, "centroid")
+    assert used_label_map(elsewhere, none, centroid, "imagenet_a") is None
+    attack = perturbation_component(catalog, "signstep")
+    assert used_label_map(elsewhere, attack, centroid, "imagenet_a") is not None
+
+
+def test_the_hint_names_what_else_a_head_can_be_read_in(catalog):
+    with pytest.raises(CapabilityError) as caught:
+        applies(catalog, model="elsewhere", probe="toy_head")
+    assert caught.value.hint.endswith("imagenet16 and imagenet_a and imagenet_r")
+    with pytest.raises(CapabilityError) as caught:
+        applies(catalog, probe="toy_head", space="digits")
+    assert caught.value.hint.endswith("such as fewshot")
 
 
 def test_label_spaces_that_are_unnamed_never_match(catalog):

@@ -22,7 +22,7 @@ from harness.loader import BatchSize
 from harness.options import Counters
 from harness.progress import NoProgress
 from harness.protocols import ProbeContext
-from harness.types import FeatureSpec, FeatureTable, OutputSpec
+from harness.types import FeatureSpec, FeatureTable, ModelOutputs, OutputSpec
 
 CPU = torch.device("cpu")
 LOGITS = OutputSpec(logits=True)
@@ -76,6 +76,25 @@ def test_head_scores_are_differentiable(model, dataset):
     step = 1e-3 * gradient / gradient.norm()
     expected = scores.sum() + (gradient * step).sum()
     assert head_scores(model)(images + step).sum().item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_head_scores_are_those_of_the_images_classes():
+    class Thousand(TinyModel):
+        def outputs(self, images, want):
+            return ModelOutputs(logits={"head": images.flatten(1).mean(dim=1, keepdim=True) * torch.arange(1000.0)})
+
+    thousand = Thousand(label_space="imagenet1k")
+    images = torch.full((2, 3, 16, 16), 0.5, requires_grad=True)
+    logits = thousand.outputs(images, LOGITS).logits["head"]
+    assert torch.equal(head_scores(thousand, "imagenet1k")(images), logits)
+    assert torch.equal(head_scores(thousand, "imagenet_a")(images)[:, :3], logits[:, [6, 11, 13]])
+    scores = head_scores(thousand, "imagenet16")(images)
+    knife = logits.log_softmax(dim=1)[:, 499]
+    assert scores.shape == (2, 16)
+    assert torch.allclose(scores[:, 13], knife)
+    assert torch.autograd.grad(scores.sum(), images)[0].abs().sum() > 0
+    with pytest.raises(CapabilityError, match="not those of digits"):
+        head_scores(thousand, "digits")
 
 
 def test_probe_scores_are_those_of_the_probe_on_top_of_the_model(model, dataset):

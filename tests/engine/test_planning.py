@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from harness.builtin import harness_register_summaries
 from harness.errors import CapabilityError, DataError, UsageError
-from harness.planning import build_plan, describe_ref, union
+from harness.grid import build_plan
+from harness.planning import describe_ref, union
 from harness.request import Asked
 from harness.types import Capability, OutputSpec, View
 

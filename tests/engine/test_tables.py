@@ -458,3 +458,27 @@ def test_a_plan_shows_why_a_cell_is_refused(plan, dataset):
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_table_without_rows_is_still_a_table(width):
     assert plain(Table(title="", header=("x",) * width, rows=())) == "  ".join("x" * width)
+
+
+def test_a_title_leaves_out_what_most_probes_of_the_name_have_alike():
+    params = [
+        {"solver": "logistic", "recipe": "dino", "seeds": 1},
+        {"solver": "sgd", "recipe": "dinov2", "seeds": 1},
+        {"solver": "ridge", "recipe": "dino", "seeds": 1},
+    ]
+    records = [record(probe="linear", params={"probe": given}, key=str(i)) for i, given in enumerate(params)]
+    assert [table.title.split(" of ")[1].split(" on ")[0] for table in record_tables(records, {})] == [
+        "linear:solver=logistic",
+        "linear:solver=sgd:recipe=dinov2",
+        "linear:solver=ridge",
+    ]
+
+
+def test_what_is_usual_is_said_where_it_alone_tells_probes_apart():
+    params = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}]
+    records = [record(probe="p", params={"probe": given}, key=str(i)) for i, given in enumerate(params)]
+    assert [table.title.split(" of ")[1].split(" on ")[0] for table in record_tables(records, {})] == [
+        "p",
+        "p:b=2",
+        "p:a=2",
+    ]

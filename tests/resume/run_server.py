@@ -76,12 +76,14 @@ class TinyNet(nn.Module):
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        # In float64, whose rounding float32 scores do not show: likelihoods would tell where in memory a batch lay.
+        self.double()
         self.on_forward: list[Callable[[torch.Tensor], None]] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for call in self.on_forward:
             call(x)
-        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+        return self.fc(torch.relu(self.conv(x.double())).mean((2, 3))).float()
 
 
 class Observer:

@@ -349,6 +349,7 @@ def test_a_description_is_plain_json_and_complete(catalog: Catalog) -> None:
         "tag_param": "arch",
         "timm_weights": False,
         "embedded_sha256": None,
+        "learned": True,
     }
     arch, width = shown["parameters"]
     assert (arch["name"], arch["required"], arch["preset"]) == ("arch", True, "net.a")

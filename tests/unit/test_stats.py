@@ -21,6 +21,7 @@ from harness.stats import (
     Clustering,
     Interval,
     area_under_curve,
+    bootstrap_class_mean,
     bootstrap_mean,
     bootstrap_statistic,
     chance_corrected,
@@ -471,3 +472,80 @@ def test_mistakes_say_what_is_wrong(call: object, said: str) -> None:
     with pytest.raises(ParameterError) as caught:
         call()
     assert said in str(caught.value)
+
+
+# --- the mean of class accuracies ------------------------------------------------------------------------------
+
+COUNTS = [(3, 8), (8, 8), (0, 5), (20, 50), (7, 9), (1, 2)]
+counts = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted).map(tuple), min_size=1, max_size=12)
+
+
+def class_mean(pairs: Sequence[tuple[int, int]], **options: float) -> Interval:
+    correct, images = zip(*pairs, strict=True)
+    return bootstrap_class_mean(correct, images, **options)
+
+
+def test_the_class_bootstrap_equals_images_drawn_one_by_one() -> None:
+    """n - 1 of each class's n images, with replacement, and the mean of the classes' accuracies."""
+    rng = np.random.default_rng(5)
+    outcomes = [np.repeat([1.0, 0.0], [k, n - k]) for k, n in COUNTS]
+    means = [np.mean([rng.choice(values, len(values) - 1).mean() for values in outcomes]) for _ in range(4000)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    found = class_mean(COUNTS, resamples=20_000)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
+    assert found.method == "bootstrap95"
+
+
+def test_the_class_bootstrap_has_the_unbiased_spread_of_a_stratified_mean() -> None:
+    """The textbook variance: the mean over classes of p (1 - p) / (n - 1), over the number of classes."""
+    pairs = [(3, 8), (5, 6), (2, 7)] * 40
+    spread = math.sqrt(sum(k / n * (1 - k / n) / (n - 1) for k, n in pairs)) / len(pairs)
+    found = class_mean(pairs, resamples=20_000)
+    mean = np.mean([k / n for k, n in pairs])
+    assert (found.low, found.high) == pytest.approx((mean - 1.96 * spread, mean + 1.96 * spread), abs=0.05 * spread)
+
+
+def test_classes_of_one_image_are_drawn_together() -> None:
+    found = class_mean([(1, 1)] * 60 + [(0, 1)] * 40, resamples=20_000)
+    low, high = reference.binom.ppf([0.025, 0.975], 100, 0.6) / 100
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.011)
+
+
+@settings(deadline=None, max_examples=40)
+@given(pairs=counts)
+def test_the_class_bootstrap_holds_the_mean_and_knows_no_order(pairs: list[tuple[int, int]]) -> None:
+    filled = [(k, n) for k, n in pairs if n]
+    if not filled:
+        with pytest.raises(ParameterError, match="one above 0"):
+            class_mean(pairs)
+        return
+    found = class_mean(pairs)
+    assert found.low - 1e-12 <= np.mean([k / n for k, n in filled]) <= found.high + 1e-12
+    assert found.low >= -1e-12
+    assert found.high <= 1 + 1e-12
+    assert class_mean(pairs[::-1]) == class_mean(filled) == found
+
+
+def test_the_class_bootstrap_covers_the_true_mean_also_over_few_images_a_class() -> None:
+    rng = np.random.default_rng(8)
+    truth, images = rng.uniform(0.3, 0.9, 40), rng.integers(1, 5, 40)
+    covered = 0
+    for _ in range(300):
+        found = bootstrap_class_mean(rng.binomial(images, truth), images, resamples=400)
+        covered += found.low <= truth.mean() <= found.high
+    assert 0.92 <= covered / 300 <= 0.995
+
+
+def test_the_class_bootstrap_follows_seed_and_confidence() -> None:
+    assert class_mean(COUNTS) == class_mean(COUNTS, seed=0)
+    assert class_mean(COUNTS) != class_mean(COUNTS, seed=1)
+    narrow = class_mean(COUNTS, confidence=0.5)
+    assert class_mean(COUNTS).low < narrow.low < narrow.high < class_mean(COUNTS).high
+    assert narrow.method == "bootstrap50"
+    assert class_mean([(4, 4), (0, 3), (1, 1)]) == Interval(2 / 3, 2 / 3, "bootstrap95")
+
+
+@pytest.mark.parametrize("pairs", [[(3, 2)], [(-1, 2)], [(0.5, 2)], [(0, 0)], [(1, math.nan)], []])
+def test_counts_of_classes_that_make_no_sense_are_refused(pairs: list[tuple[float, float]]) -> None:
+    with pytest.raises(ParameterError):
+        bootstrap_class_mean([k for k, _ in pairs], [n for _, n in pairs])

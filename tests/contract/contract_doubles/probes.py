@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -11,12 +11,19 @@ import torch
 from contract_doubles.subjects import doubles_of, subject
 from harness.entries import ProbeEntry
 from harness.errors import CapabilityError
-from harness.features import require_features
+from harness.features import extract, require_features
 from harness.outcomes import OutcomeLog
+from harness.params import param
 from harness.protocols import ProbeInfo
+from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability, FeatureSpec, Measurement, OutputSpec
 
 POOLED = FeatureSpec(pooled=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnTokensParams:
+    features: str = param("pooled", help="token ensemble")
 
 
 class GoodNearestMean:
@@ -161,7 +168,70 @@ class GoodAgreementRun(GoodRun):
         return [Measurement(metric="agreement", value=float(agrees.mean()), n=agrees.shape[1])]
 
 
+class GoodOnTokens(GoodNearestMean):
+    """Nearest mean on any token ensemble."""
+
+    def __init__(self, *, features="pooled"):
+        self.ensemble = TokenEnsemble.parse(features)
+
+    @property
+    def info(self):
+        return ProbeInfo(name="on_tokens", learns=True, params={"features": self.ensemble.text})
+
+    def wants(self, model):
+        return self.features(model).outputs(model.num_blocks)
+
+    def features(self, model):
+        spec = self.ensemble.spec(model)
+        require_features(spec, model)
+        return spec
+
+    def fit(self, support, context):
+        self.model = context.model
+        return super().fit(support, context)
+
+    def fitted(self, means):
+        return FittedOnTokens(means, self.run, self)
+
+
+class FittedOnTokens(GoodFitted):
+    def __init__(self, means, run, probe):
+        super().__init__(means, run)
+        self.spec, self.model = probe.features(probe.model), probe.model
+
+    def scores(self, outputs):
+        return -((extract(outputs, self.spec, self.model)[:, None] - self.means) ** 2).sum(dim=2)
+
+
 # --- needs and support ---
+
+
+class ReadsThePooledVectorAnyway(GoodOnTokens):
+    def __init__(self, *, features="pooled"):
+        super().__init__(features="pooled")
+
+
+class MapsInNameOnly(GoodHead):
+    """Reads the first classes of the head, whatever they mean."""
+
+    @property
+    def info(self):
+        return ProbeInfo(name="own_head", needs_label_space=True, maps_labels=True)
+
+    def fit(self, support, context):
+        return FirstClasses(len(context.classes))
+
+
+class FirstClasses(GoodFittedHead):
+    def __init__(self, classes):
+        self.classes = classes
+
+    def scores(self, outputs):
+        return outputs.logits["head"][:, : self.classes]
+
+
+class NamesNoSuchParameter(GoodNearestMean):
+    pass
 
 
 class AsksWithoutLooking(GoodNearestMean):
@@ -358,6 +428,37 @@ class PeeksAtLabels(GoodNearestMean):
         return _Leaky(fitted)
 
 
+class LearnsWhatItIsAskedAbout(GoodNearestMean):
+    """Leans towards the class that most images asked about are of."""
+
+    def fit(self, support, context):
+        self.favourite = int(context.query_labels[0])
+        return super().fit(support, context)
+
+    def run(self, fitted):
+        run = _Favouring(fitted)
+        run.favourite = self.favourite
+        return run
+
+
+class _Favouring(GoodRun):
+    def predict(self, batch, outputs, clean):
+        scores = self.fitted.scores(outputs)
+        scores[:, self.favourite] += (self.fitted.means**2).sum(dim=1).mean()
+        return scores.argmax(dim=1)
+
+
+class _EpisodesInPercent(GoodRun):
+    def outcomes(self):
+        table = super().outcomes()
+        return replace(table, episodes=100 * table.columns["correct"].mean(axis=1, keepdims=True))
+
+
+class CountsEpisodesInPercent(GoodNearestMean):
+    def run(self, fitted):
+        return _EpisodesInPercent(fitted)
+
+
 class _Percent(GoodRun):
     def measure(self, value, n):
         return super().measure(100 * value, n)
@@ -434,8 +535,19 @@ AGREEMENT = ProbeEntry(
     headline="agreement",
 )
 
+ON_TOKENS = ProbeEntry(
+    name="on_tokens",
+    target=f"{__name__}:GoodOnTokens",
+    summary="nearest class mean of a token ensemble",
+    params=OnTokensParams,
+    learns=True,
+    needs=frozenset({Capability.POOLED}),
+    features_param="features",
+)
+
 REFERENCES = {
     "GoodNearestMean": subject(NEAREST_MEAN),
+    "GoodOnTokens": subject(ON_TOKENS),
     "GoodHead": subject(HEAD),
     "GoodAgreement": subject(AGREEMENT),
 }
@@ -464,4 +576,9 @@ DOUBLES = doubles_of(
     SameRowTwice,
     OutcomesBackwards,
     CountsOtherThingsAsCorrect,
+    LearnsWhatItIsAskedAbout,
+    CountsEpisodesInPercent,
 )
+DOUBLES |= doubles_of(replace(HEAD, maps_labels=True), MapsInNameOnly)
+DOUBLES |= doubles_of(ON_TOKENS, ReadsThePooledVectorAnyway)
+DOUBLES |= doubles_of(replace(NEAREST_MEAN, features_param="tokens"), NamesNoSuchParameter)

@@ -1,5 +1,7 @@
 """Class names into labels, ImageNet's ids against published constants."""
 
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +28,30 @@ def test_a_few_imagenet_ids_keep_their_true_indices():
     assert found.labels()["n15075141"] == 999
 
 
+@pytest.mark.parametrize("space", ["imagenet_a", "imagenet_r"])
+def test_a_subset_of_imagenet_is_numbered_by_its_200_sorted_ids(space):
+    published = (Path(find_spec("timm").submodule_search_locations[0]) / f"data/_info/{space}_synsets.txt").read_text()
+    wnids = sorted(published.split())
+    found = name_classes({wnids[150], wnids[3]}, label_space=space, where="here")
+    assert (found.label_space, found.names) == (space, tuple(wnids))
+    assert (found.labels()[wnids[3]], found.labels()[wnids[150]]) == (3, 150)
+    assert number_classes({199}, {}, label_space=space, where="here") == found
+
+
+def test_the_16_categories_are_numbered_alphabetically_however_few_there_are():
+    found = name_classes({"truck", "bear"}, label_space="imagenet16", where="here")
+    assert (found.label_space, len(found.names), found.names) == ("imagenet16", 16, tuple(sorted(found.names)))
+    assert (found.labels()["bear"], found.labels()["truck"]) == (1, 15)
+    # Without the label space they are names like any others.
+    assert name_classes({"truck", "bear"}, label_space=None, where="here").names == ("bear", "truck")
+
+
+def test_class_indices_of_imagenet_are_none_of_its_subsets():
+    with pytest.raises(DataError, match="reach from 6 to 988; expected 0 to 199") as caught:
+        number_classes({6, 988}, {}, label_space="imagenet_a", where="here")
+    assert "no indices of imagenet1k" in caught.value.hint
+
+
 def test_own_classes_are_sorted_and_name_their_label_space_by_content():
     one = name_classes({"dog", "cat"}, label_space=None, where="here")
     assert one.names == ("cat", "dog")
@@ -50,6 +76,8 @@ def test_own_numbers_imagenet_ids_in_sorted_order():
         ({"cat", "dog"}, "imagenet1k", "expected ImageNet ids as class names, found cat, dog"),
         ({"n02123045", "n00000001"}, None, "n00000001 of 2 class names are not among"),
         ({"cat"}, None, "only one class, cat"),
+        ({"n01440764", "n01498041"}, "imagenet_a", "n01440764 of 2 class names are not among imagenet_a's 200"),
+        ({"dog", "horse"}, "imagenet16", "horse of 2 class names are not among imagenet16's 16"),
     ],
 )
 def test_names_in_doubt_are_refused(names, label_space, message):

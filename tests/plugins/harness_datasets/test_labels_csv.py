@@ -55,6 +55,21 @@ def test_labels_that_are_all_whole_numbers_are_indices(listed):
     assert len(data.info.classes) == 11
 
 
+def test_a_subset_of_imagenet_is_read_from_ids_and_the_16_categories_from_names(listed):
+    lines = (
+        "file,class_index,wnid,label",
+        "{0},6,n01498041,dog",
+        "{1},987,n12144580,bear",
+        "{2},6,n01498041,dog",
+        "{3},984,n11879895,truck",
+    )
+    data = listed(*lines, label_space="imagenet_a")
+    assert labels(data) == {"1.png": 0, "2.png": 198, "3.png": 0, "4.png": 196}
+    assert (len(data.info.classes), data.info.label_space) == (200, "imagenet_a")
+    data = listed(*lines, label_space="imagenet16", label_column="label")
+    assert labels(data) == {"1.png": 10, "2.png": 1, "3.png": 10, "4.png": 15}
+
+
 def test_imagenet_ids(listed):
     data = listed("file,wnid", "{0},n02123045", "{1},n15075141", "{2},n02123045", "{3},n01440764")
     assert data.info.label_space == "imagenet1k"

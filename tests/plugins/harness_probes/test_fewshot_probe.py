@@ -10,11 +10,12 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 
 from harness.errors import CapabilityError, DataError, HarnessError, ParameterError
-from harness.params import canonical, coerce
+from harness.params import canonical, coerce, identity
 from harness.protocols import FittedProbe, Probe, ProbeContext, ProbeRun
 from harness.types import FeatureSpec, FeatureTable, ModelOutputs, OutputSpec
 from harness_probes.fewshot import FewShotParams, harness_register_probes
 from harness_probes.fewshot_probe import FewShotProbe
+from harness_probes.ridge import fit_ridge
 
 POOLED = FeatureSpec(pooled=True)
 SUPPORT = 1000
@@ -69,7 +70,17 @@ def test_the_descriptor_agrees_with_the_probe():
     params = coerce(entry.params, {"shots": "1+5", "seeds": 2}, "fewshot")
     probe = FewShotProbe(shots=params.shots, seeds=params.seeds, ridge_lambda=params.ridge_lambda)
     assert probe.info.params == canonical(params)
-    assert canonical(params) == {"features": "pooled", "shots": [1, 5], "seeds": 2, "ridge_lambda": 1024.0}
+    assert canonical(params) == {
+        "features": "pooled",
+        "shots": [1, 5],
+        "seeds": 2,
+        "ridge_lambda": 1024.0,
+        "validation_images": 10,
+    }
+    # What a record's key holds: no more than before there was a choice of the penalty.
+    assert identity(params) == {"shots": [1, 5], "seeds": 2}
+    assert identity(coerce(entry.params, {"ridge_lambda": "1024"}, "fewshot")) == {}
+    assert identity(coerce(entry.params, {"ridge_lambda": "auto"}, "fewshot")) == {"ridge_lambda": "auto"}
     assert (probe.info.name, probe.info.version, probe.info.learns) == (entry.name, entry.version, entry.learns)
     assert FewShotProbe().info.params == canonical(FewShotParams())
 
@@ -287,3 +298,81 @@ def test_refusals_before_any_image_is_decoded(card, digits):
         FewShotProbe().select_support(digits[1], -1)
     with pytest.raises(DataError, match="class 9 has 1"):
         FewShotProbe(shots=(2,)).select_support(np.array([0, 0, 9]), 0)
+
+
+def chosen_by_hand(x, y, shots, seeds, penalties=tuple(2.0**e for e in range(-10, 21))):
+    """The penalty by fitting every classifier anew, and the positions of the images it was chosen on."""
+    draws = {}
+    # All classes of a seed come from one generator, hence in order.
+    for seed in seeds:
+        generator = np.random.default_rng(seed)
+        draws[seed] = [generator.permutation(np.flatnonzero(y == c)) for c in range(10)]
+    probe = FewShotProbe(shots=shots, seeds=len(seeds), ridge_lambda="auto")
+    taken = np.unique([row[: max(shots)] for rows in draws.values() for row in rows])
+    validation = np.setdiff1d(probe.select_support(y, seeds[0]), taken)
+    chosen = {}
+    for k in shots:
+        hits = []
+        for ridge_lambda in penalties:
+            total = 0
+            for seed in seeds:
+                mine = np.concatenate([row[:k] for row in draws[seed]])
+                linear = fit_ridge(x[mine], y[mine], num_classes=10, ridge_lambda=ridge_lambda)
+                scores = x[validation].astype(float) @ linear.weight + linear.bias
+                total += int((scores.argmax(1) == y[validation]).sum())
+            hits.append(total)
+        chosen[k] = max(p for p, h in zip(penalties, hits, strict=True) if h == max(hits))
+    return chosen, validation
+
+
+def test_auto_chooses_the_penalty_of_each_number_of_shots_on_further_support_images(card, batch, digits):
+    x, y, queries, truth = digits
+    chosen, validation = chosen_by_hand(x, y, (2, 8), (5, 6))
+    np.testing.assert_array_equal(np.bincount(y[validation]), np.full(10, 10))
+    probe = FewShotProbe(shots=(2, 8), seeds=2, ridge_lambda="auto")
+    rows = ask(fit(probe, x, y, card(), seed=5), batch, queries, truth).result()
+    for k in (2, 8):
+        said = find(rows, "ridge_lambda", shots=k)
+        assert (said.value, said.n, said.unit, said.higher_is_better) == (chosen[k], 100, "", None)
+        fixed = FewShotProbe(shots=(2, 8), seeds=2, ridge_lambda=chosen[k])
+        given = ask(fit(fixed, x, y, card(), seed=5), batch, queries, truth).result()
+        assert find(given, "accuracy", shots=k) == find(rows, "accuracy", shots=k)
+    assert chosen[2] != 1024
+
+
+def test_auto_never_sees_the_images_asked_about(card, batch, digits):
+    x, y, queries, truth = digits
+    fitted = fit(FewShotProbe(shots=(5,), ridge_lambda="auto"), x, y, card())
+    honest = ask(fitted, batch, queries, truth)
+    lied = ask(fitted, batch, queries, np.roll(truth, 1))
+    np.testing.assert_array_equal(honest.outcomes().columns["prediction"], lied.outcomes().columns["prediction"])
+    assert find(honest.result(), "ridge_lambda", shots=5) == find(lied.result(), "ridge_lambda", shots=5)
+
+
+def test_the_number_of_validation_images_is_a_parameter_of_auto_alone(digits):
+    _, y, _, _ = digits
+    few, many = (
+        FewShotProbe(shots=(1,), seeds=1, ridge_lambda="auto", validation_images=v).select_support(y, 0)
+        for v in (3, 20)
+    )
+    assert (len(few), len(many)) == (40, 210)
+    with pytest.raises(ParameterError, match="validation_images=3 says nothing with ridge_lambda=1024"):
+        FewShotProbe(validation_images=3)
+    with pytest.raises(DataError, match="all shots"):
+        FewShotProbe(shots=(60,), seeds=4, ridge_lambda="auto").select_support(np.repeat(np.arange(3), 61), 0)
+
+
+def test_features_said_four_times_change_the_published_probe_but_hardly_the_chosen_penalty(card, batch, digits):
+    x, y, queries, truth = digits
+
+    def accuracy(copies, **given):
+        probe = FewShotProbe(shots=(25,), **given)
+        fitted = fit(probe, np.tile(x, copies), y, card())
+        rows = ask(fitted, batch, np.tile(queries, copies), truth).result()
+        return find(rows, "accuracy", shots=25).value, rows
+
+    published, repeated = accuracy(1)[0], accuracy(4)[0]
+    assert 0.005 < repeated - published < 0.03
+    (auto, rows), (auto_repeated, rows_repeated) = (accuracy(copies, ridge_lambda="auto") for copies in (1, 4))
+    assert abs(auto_repeated - auto) < 0.002
+    assert find(rows_repeated, "ridge_lambda", shots=25).value == 4 * find(rows, "ridge_lambda", shots=25).value

@@ -1,4 +1,4 @@
-"""Ridge regression: both forms, a slow re-implementation, scikit-learn, and the nearly free bias."""
+"""Ridge regression: both forms, many penalties, a slow re-implementation, scikit-learn, and the nearly free bias."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from harness_probes.ridge import fit_ridge, solve_dual, solve_primal
+from harness_probes.ridge_path import PENALTIES, best_penalty, ridge_path
 
 CLASSES = 4
 shapes = [(12, 30), (60, 9), (31, 30), (30, 30)]
@@ -112,3 +113,58 @@ def test_the_support_is_left_as_it_was():
     before = x.copy()
     fit_ridge(x, labels, num_classes=CLASSES, ridge_lambda=1024.0)
     np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize(("n", "dim"), shapes)
+@pytest.mark.parametrize("ridge_lambda", [2.0**-10, 1.0, 1024.0, 2.0**20])
+def test_one_eigendecomposition_gives_every_penalty(n, dim, ridge_lambda):
+    x, labels = problem(n, dim)
+    queries = problem(9, dim, seed=1)[0].astype(np.float64)
+    linear = ridge_path(x, labels, num_classes=CLASSES).at(ridge_lambda)
+    wanted = slow_scores(x, labels, queries, ridge_lambda)
+    np.testing.assert_allclose(queries @ linear.weight + linear.bias, wanted, rtol=0, atol=1e-8)
+    direct = fit_ridge(x, labels, num_classes=CLASSES, ridge_lambda=ridge_lambda)
+    np.testing.assert_allclose(linear.weight, direct.weight, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(linear.bias, direct.bias, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "dim"), shapes)
+def test_hits_of_the_path_are_those_of_each_classifier(n, dim):
+    x, labels = problem(n, dim)
+    queries, truth = problem(200, dim, seed=0)
+    queries += np.random.default_rng(5).normal(size=queries.shape).astype(np.float32) * 8
+    found = ridge_path(x, labels, num_classes=CLASSES).hits(queries, truth, PENALTIES)
+    for ridge_lambda, hits in zip(PENALTIES, found, strict=True):
+        linear = fit_ridge(x, labels, num_classes=CLASSES, ridge_lambda=ridge_lambda)
+        scores = queries.astype(np.float64) @ linear.weight + linear.bias
+        assert hits == np.count_nonzero(scores.argmax(axis=1) == truth)
+    assert len(set(found.tolist())) > 1
+
+
+@pytest.mark.parametrize("dim", [5, 40])
+def test_features_that_say_nothing_leave_the_path_with_the_bias_alone(dim):
+    x, labels = np.full((20, dim), 0.7, np.float32), np.arange(20) % CLASSES
+    path = ridge_path(x, labels, num_classes=CLASSES)
+    # Scores of all classes are equal, hence the first class, of which every fourth image is.
+    assert path.hits(x, labels, PENALTIES).tolist() == [5] * len(PENALTIES)
+    np.testing.assert_allclose(x @ path.at(2.0**-10).weight + path.at(2.0**-10).bias, -0.5, atol=1e-6)
+
+
+def test_values_that_no_support_image_had_are_not_magnified_by_a_small_penalty():
+    x, labels = problem(60, 9)
+    x[:, 4] = 0
+    path = ridge_path(x, labels, num_classes=CLASSES)
+    other = x[:5].copy()
+    other[:, 4] = 3
+    linear = path.at(2.0**-10)
+    np.testing.assert_allclose(x[:5] @ linear.weight, other @ linear.weight, rtol=0, atol=1e-6)
+
+
+def test_candidates_are_powers_of_two_around_the_published_one():
+    assert tuple(2.0**e for e in range(-10, 21)) == PENALTIES
+    assert 1024.0 in PENALTIES
+
+
+def test_of_equal_penalties_the_largest_is_best():
+    assert best_penalty(np.array([7, 9, 9, 9, 8]), (1.0, 2.0, 4.0, 8.0, 16.0)) == 8.0
+    assert best_penalty(np.array([9, 1]), (1.0, 2.0)) == 1.0

@@ -62,10 +62,49 @@ def test_every_image_of_a_class_is_drawn_equally_often():
 
 def test_a_class_with_too_few_images_is_named_with_what_would_work():
     labels = shuffled_labels([30, 7, 30])
-    with pytest.raises(DataError, match=r"25 shots need .* images of every class; class 1 has 7") as caught:
+    with pytest.raises(DataError, match=r"fewshot: shots=25 needs .* images of every class; class 1 has 7") as caught:
         draw_shots(labels, shots=(1, 5, 10, 25), seeds=(0,))
     assert caught.value.hint == "fewshot:shots=1+5"
     draw_shots(labels, shots=(1, 5), seeds=(0,))
+
+
+def test_errors_speak_in_the_name_of_the_probe():
+    with pytest.raises(DataError, match=r"linear: per_class=25 needs .* class 1 has 7") as caught:
+        draw_shots(shuffled_labels([30, 7]), shots=(25,), seeds=(0,), probe="linear", parameter="per_class")
+    assert caught.value.hint == "linear:per_class=7"
+    with pytest.raises(DataError, match="linear: the support split is empty"):
+        draw_shots(np.empty(0, np.int64), shots=(1,), seeds=(0,), probe="linear")
+
+
+@given(class_counts, st.integers(0, 1000), st.integers(1, 6))
+def test_validation_images_are_shots_of_no_seed_and_as_many_as_there_are(counts, seed, wanted):
+    counts = [count + 6 for count in counts]
+    labels = shuffled_labels(counts)
+    drawn = draw_shots(labels, shots=(1, 3), seeds=(seed, seed + 1), validation=wanted)
+    shots, validation = np.unique(drawn.rows), drawn.validation
+    assert not np.isin(validation, shots).any()
+    np.testing.assert_array_equal(np.union1d(shots, validation), np.arange(len(drawn.positions)))
+    assert (np.diff(drawn.positions) > 0).all()
+    for c, count in enumerate(counts):
+        left = count - (labels[drawn.positions[shots]] == c).sum()
+        assert (labels[drawn.positions[validation]] == c).sum() == min(wanted, left)
+
+
+def test_the_shots_do_not_depend_on_the_validation_images():
+    labels = shuffled_labels([20, 25])
+    plain, more = (draw_shots(labels, shots=(4,), seeds=(0, 1), validation=v) for v in (0, 5))
+    np.testing.assert_array_equal(plain.positions[plain.rows], more.positions[more.rows])
+    assert not len(plain.validation)
+    other = draw_shots(labels, shots=(4,), seeds=(2, 3), validation=5)
+    assert set(more.positions[more.validation]) != set(other.positions[other.validation])
+
+
+def test_no_image_left_to_choose_on_is_an_error_that_says_what_to_do():
+    labels = shuffled_labels([30, 5])
+    with pytest.raises(DataError, match="the 5 of class 1 are all shots") as caught:
+        draw_shots(labels, shots=(1, 5), seeds=(0,), validation=10)
+    assert "ridge_lambda=1024" in caught.value.hint
+    draw_shots(labels, shots=(1, 4), seeds=(0,), validation=10)
 
 
 def test_a_class_without_any_image_is_passed_over():
