@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from harness.comparability import Asked, Side
+    from harness.comparison.answers import Answer
+    from harness.comparison.comparability import Asked, Side
     from harness.outcome_files import StoredOutcomes
-    from harness.run_answers import Answer
     from harness.stats import Interval
     from harness.types import JSONScalar
 

@@ -14,7 +14,7 @@ from harness.report.labels import KEY_DIGITS, Labels
 from harness.types import canonical_json
 
 if TYPE_CHECKING:
-    from harness.run_answers import Answer
+    from harness.comparison.answers import Answer
     from harness.types import ResultRecord
 
 ALLOWABLE = ("view", "precision", "seeds", "features")

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.comparability import allowed_axes, match
+from harness.comparison.answers import answers_of
+from harness.comparison.comparability import allowed_axes, match
+from harness.comparison.pairing import Paired, Uncomparable, paired_rows
 from harness.errors import UsageError
 from harness.letters import letters
 from harness.paired import holm, images_needed
-from harness.paired_answers import Paired, Uncomparable, paired_rows
-from harness.run_answers import answers_of
 
 if TYPE_CHECKING:
     from harness.api import RunResult
-    from harness.comparability import Asked, Side
+    from harness.comparison.comparability import Asked, Side
     from harness.report.labels import Labels
     from harness.types import JSONScalar, JSONValue
 
