@@ -30,7 +30,7 @@ RELABELLING_TOLERANCE = 0.1
 def check_needs_refused(subject: Subject) -> None:
     """A model that lacks something the entry says the probe needs raises CapabilityError, before any forward pass."""
     trial = probe_trial(subject)
-    needs = _entry(subject).needs
+    needs = _needs(subject)
     if not needs:
         raise NotApplicableError("needs nothing of a model")
     for capability in sorted(needs):
@@ -46,7 +46,7 @@ def check_needs_refused(subject: Subject) -> None:
 def check_needs_complete(subject: Subject) -> None:
     """The probe asks nothing of a model beyond what the entry says it needs."""
     trial = probe_trial(subject)
-    needs = _entry(subject).needs
+    needs = _needs(subject)
     card = without(trial.model.info, frozenset(Capability) - needs)
     try:
         want = trial.probe.wants(card)
@@ -247,6 +247,13 @@ CHECKS: tuple[CheckFunction, ...] = (
 def _entry(subject: Subject) -> ProbeEntry:
     assert isinstance(subject.entry, ProbeEntry)
     return subject.entry
+
+
+def _needs(subject: Subject) -> frozenset[Capability]:
+    """What the entry says, or the token ensemble that the subject was given."""
+    entry = _entry(subject)
+    given = subject.params.get(entry.features_param or "")
+    return entry.needs if given is None else TokenEnsemble.parse(str(given)).needs
 
 
 def _expect_same_run(expected: ProbeRun, found: ProbeRun, what: str) -> None:

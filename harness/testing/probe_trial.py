@@ -16,7 +16,7 @@ from harness.testing.kit import SampleOptions, Subject, expect
 from harness.testing.sample import TinyModel, sample_batch, take_images, take_outputs, tiny_model
 from harness.types import FeatureTable, ImageBatch, ModelOutputs
 
-QUERY_PER_CLASS = 16
+QUERY_PER_CLASS = 17
 _QUERY_START = 100_000
 _MISLABELLED = 5
 

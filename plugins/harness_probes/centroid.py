@@ -11,7 +11,7 @@ from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
-from harness_probes.ensembles import features_param
+from harness_probes.shared_params import features_param, per_class_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +26,7 @@ class CentroidParams:
     features: str = features_param()
     metric: Metric = param("cosine", help="cosine: of normalised features and their normalised mean; euclidean: raw")
     centre: bool = param(False, help="subtract the mean of the support before normalising (cosine only)")
+    per_class: int | None = per_class_param()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", TokenEnsemble.parse(self.features).text)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from harness import metrics
-from harness.features import extract, require_features
+from harness.features import extract
 from harness.params import canonical, checked
 from harness.protocols import FittedProbe, ProbeContext, ProbeInfo, ProbeRun
-from harness.token_ensemble import TokenEnsemble
-from harness.types import FeatureSpec, FeatureTable, ImageBatch, JSONScalar, ModelInfo, ModelOutputs, OutputSpec
+from harness.types import FeatureSpec, FeatureTable, ImageBatch, JSONScalar, ModelInfo, ModelOutputs
 from harness_probes.centroid import CentroidParams, Metric
 from harness_probes.classification import ClassificationRun
 from harness_probes.tables import learned_classes, require_learned, require_table
+from harness_probes.token_probe import TokenProbe, spread_over_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,42 +25,37 @@ if TYPE_CHECKING:
 
 _DECIMALS = 9
 _NEVER = -1e4
-_NOISE = 1e-6
-"""Of the root mean square length of the support: a shorter vector has no direction, in single precision."""
+_UNIT_FLOOR = 1e-12
 _ROWS_AT_ONCE = 8192
 
 
-class CentroidProbe:
+class CentroidProbe(TokenProbe):
     """Nearest class mean on frozen features.
 
     ``metric="cosine"``: features at length 1, their mean at length 1 again, the highest cosine similarity.
     ``"euclidean"``: means of the features as they are, the smallest distance (Snell et al., "Prototypical Networks for
     Few-shot Learning", 2017). ``centre`` subtracts the mean of all support images before anything is normalised (CL2N
-    of Wang et al., "SimpleShot", 2019).
+    of Wang et al., "SimpleShot", 2019). ``per_class`` takes at most so many support images of every class, evenly
+    spaced over the split.
     """
 
-    def __init__(self, *, features: str = "pooled", metric: Metric = "cosine", centre: bool = False) -> None:
-        self._params = checked(CentroidParams(features=features, metric=metric, centre=centre), "centroid")
-        self._info = ProbeInfo(name="centroid", learns=True, params=canonical(self._params))
-
-    @property
-    def info(self) -> ProbeInfo:
-        """Name, version and parameters."""
-        return self._info
-
-    def wants(self, model: ModelInfo) -> OutputSpec:
-        """The tokens of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without them."""
-        return self.features(model).outputs(model.num_blocks)
-
-    def features(self, model: ModelInfo) -> FeatureSpec:
-        """The vector of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without it."""
-        spec = TokenEnsemble.parse(self._params.features).spec(model)
-        require_features(spec, model)
-        return spec
+    def __init__(
+        self,
+        *,
+        features: str = "pooled",
+        metric: Metric = "cosine",
+        centre: bool = False,
+        per_class: int | None = None,
+    ) -> None:
+        params = CentroidParams(features=features, metric=metric, centre=centre, per_class=per_class)
+        self._params = checked(params, "centroid")
+        super().__init__(
+            ProbeInfo(name="centroid", learns=True, params=canonical(self._params)), features=self._params.features
+        )
 
     def select_support(self, labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:  # noqa: ARG002  # the contract's
-        """All positions."""
-        return np.arange(len(labels), dtype=np.int64)
+        """All positions, or ``per_class`` of every class, rising."""
+        return spread_over_classes(labels, self._params.per_class)
 
     def fit(self, support: FeatureTable | None, context: ProbeContext) -> FittedProbe:
         """The mean of every class, in float64, read block by block.
@@ -72,23 +67,22 @@ class CentroidProbe:
         support = require_table(support, self.features(context.model), probe="centroid", model=context.model)
         learned = learned_classes(support.y, context.classes, probe="centroid")
         places = np.searchsorted(learned, support.y)
-        mean, length = _mean_and_length(support.x)
+        mean = sum(block.sum(axis=0) for _, block in _blocks(support.x)) / len(support)
         cosine = self._params.metric == "cosine"
         # Where nothing is to be centred, distances are taken from the mean all the same: it changes none of them, and
         # small differences between large features keep their digits.
         origin = mean if self._params.centre or not cosine else np.zeros_like(mean)
-        floor = _NOISE * length or 1.0
         centroids = np.zeros((len(learned), support.x.shape[1]))
         for part, block in _blocks(support.x):
             rows = block - origin
             if cosine:
-                rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), floor)
+                rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _UNIT_FLOOR)
             order = np.argsort(places[part], kind="stable")
             present, first = np.unique(places[part][order], return_index=True)
             centroids[present] += np.add.reduceat(rows[order], first, axis=0)
         centroids /= np.bincount(places)[:, None]
         if cosine:
-            centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), _NOISE)
+            centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), _UNIT_FLOOR)
         return FittedCentroids(
             model=context.model,
             spec=support.spec,
@@ -96,14 +90,14 @@ class CentroidProbe:
             learned=learned,
             centroids=centroids,
             origin=origin,
-            floor=floor if cosine else None,
+            metric=self._params.metric,
         )
 
 
 class FittedCentroids:
     """The ``centroids`` (L, D) of the labels ``learned`` (L,), rising, relative to ``origin`` (D,).
 
-    ``floor``: features are brought to length 1, unless they are shorter than this; None: they stay as they are.
+    Of length 1 for ``metric="cosine"``.
     """
 
     variants: tuple[dict[str, JSONScalar], ...] = ({},)
@@ -117,7 +111,7 @@ class FittedCentroids:
         learned: npt.NDArray[np.int64],
         centroids: npt.NDArray[np.float64],
         origin: npt.NDArray[np.float64],
-        floor: float | None,
+        metric: Metric,
     ) -> None:
         self._model = model
         self._spec = spec
@@ -125,9 +119,9 @@ class FittedCentroids:
         self._learned = torch.from_numpy(learned)
         self._centroids = torch.from_numpy(centroids)
         self._origin = torch.from_numpy(origin)
-        self._floor = floor
+        self._metric = metric
         # Scores are compared in units of this: features may be of any size, and rounding is relative to it.
-        self._scale = 1.0 if floor is not None else float((centroids**2).sum(axis=1).mean()) or 1.0
+        self._scale = 1.0 if metric == "cosine" else float((centroids**2).sum(axis=1).mean()) or 1.0
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def start(self) -> ProbeRun:
@@ -152,15 +146,15 @@ class FittedCentroids:
         Raises :class:`~harness.errors.DataError` for features that are not finite and classes never learned.
         """
         require_learned(batch, self._learned, self._classes, probe="centroid")
-        similarities = self._similarities(outputs, up_to_a_constant=True) / self._scale
+        similarities = self._similarities(outputs) / self._scale
         metrics.require_finite(similarities, batch.ids, source=f"centroid scores on {self._model.name}")
         # Classes whose scores differ by rounding alone are tied; the first of them wins, whatever the batch size.
         best = similarities.round(decimals=_DECIMALS).argmax(dim=1)
         found: npt.NDArray[np.int64] = self._learned.to(best.device)[best].cpu().numpy()
         return found[None]
 
-    def _similarities(self, outputs: ModelOutputs, *, up_to_a_constant: bool = False) -> Tensor:
-        """(N, L) float64; ``up_to_a_constant`` of each image, which would take digits from distances to far images."""
+    def _similarities(self, outputs: ModelOutputs) -> Tensor:
+        """(N, L) float64."""
         x = extract(outputs, self._spec, self._model)
         # Metal has no float64; the vectors are small enough to be moved.
         device = torch.device("cpu") if x.device.type == "mps" else x.device
@@ -171,21 +165,11 @@ class FittedCentroids:
         centroids, origin = self._on_device[device]
         x = x.to(device).double() - origin
         products: Tensor = x @ centroids.T
-        if self._floor is not None:
+        if self._metric == "cosine":
             lengths: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-            return products / lengths.clamp(min=self._floor)
-        own = torch.zeros_like(x[:, :1]) if up_to_a_constant else x.square().sum(dim=1, keepdim=True)
-        nearness: Tensor = 2 * products - centroids.square().sum(dim=1) - own
+            return products / lengths.clamp(min=_UNIT_FLOOR)
+        nearness: Tensor = 2 * products - centroids.square().sum(dim=1) - x.square().sum(dim=1, keepdim=True)
         return nearness
-
-
-def _mean_and_length(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], float]:
-    """The mean (D,) of the rows, and their root mean square length."""
-    total, squares = np.zeros(x.shape[1]), 0.0
-    for _, rows in _blocks(x):
-        total += rows.sum(axis=0)
-        squares += float((rows**2).sum())
-    return total / len(x), float(np.sqrt(squares / len(x)))
 
 
 def _blocks(x: npt.NDArray[np.float32]) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:

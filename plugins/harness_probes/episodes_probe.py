@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.features import require_features
 from harness.params import canonical, checked
 from harness.protocols import FittedProbe, ProbeContext, ProbeInfo
-from harness.token_ensemble import TokenEnsemble
-from harness.types import FeatureSpec, FeatureTable, ModelInfo, OutputSpec
+from harness.types import FeatureTable
 from harness_probes.episode_compositions import FixedSampler, MetaDatasetSampler
 from harness_probes.episode_heads import fit_all, make_head
 from harness_probes.episode_run import FittedEpisodes
@@ -19,6 +17,7 @@ from harness_probes.episode_sampling import ask, draw_supports
 from harness_probes.episodes import EpisodesParams
 from harness_probes.shots import grouping
 from harness_probes.tables import learned_classes, require_table
+from harness_probes.token_probe import TokenProbe
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from harness_probes.episode_sampling import Supports
 
 
-class EpisodesProbe:
+class EpisodesProbe(TokenProbe):
     """Mean accuracy over episodes: support images from the support split, queries from the split that is asked about.
 
     ``sampler="fixed"``: ``ways`` classes, ``shots`` support and ``queries`` query images of each.
@@ -71,7 +70,9 @@ class EpisodesProbe:
             ridge_lambda=ridge_lambda,
         )
         self._params = checked(params, "episodes")
-        self._info = ProbeInfo(name="episodes", learns=True, params=canonical(self._params))
+        super().__init__(
+            ProbeInfo(name="episodes", learns=True, params=canonical(self._params)), features=self._params.features
+        )
         self._sampler: Sampler = MetaDatasetSampler()
         self._dims: dict[str, JSONScalar] = {"sampler": "meta_dataset"}
         if self._params.sampler == "fixed":
@@ -79,21 +80,6 @@ class EpisodesProbe:
             self._dims = {"ways": self._params.ways, "shots": self._params.shots}
         # A feature table tells neither positions nor the split's labels, from which the draw could be made again.
         self._drawn: dict[tuple[int, bytes], Supports] = {}
-
-    @property
-    def info(self) -> ProbeInfo:
-        """Name, version and parameters."""
-        return self._info
-
-    def wants(self, model: ModelInfo) -> OutputSpec:
-        """The tokens of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without them."""
-        return self.features(model).outputs(model.num_blocks)
-
-    def features(self, model: ModelInfo) -> FeatureSpec:
-        """The vector of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without it."""
-        spec = TokenEnsemble.parse(self._params.features).spec(model)
-        require_features(spec, model)
-        return spec
 
     def select_support(self, labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
         """The support images of every episode, rising; :meth:`fit` expects exactly these rows, in this order.

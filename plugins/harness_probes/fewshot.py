@@ -11,7 +11,7 @@ from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
-from harness_probes.ensembles import features_param
+from harness_probes.shared_params import features_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from harness.errors import HarnessError, ParameterError
-from harness.features import require_features
 from harness.params import canonical, checked
 from harness.protocols import FittedProbe, ProbeContext, ProbeInfo
-from harness.token_ensemble import TokenEnsemble
-from harness.types import FeatureSpec, FeatureTable, Measurement, ModelInfo, OutputSpec
+from harness.types import FeatureTable, Measurement
 from harness_probes.fewshot import FewShotParams
 from harness_probes.linear_scores import FittedLinear
 from harness_probes.ridge import fit_ridge
 from harness_probes.ridge_path import PENALTIES, best_penalty, ridge_path
 from harness_probes.shots import Shots, draw_shots, grouping
 from harness_probes.tables import learned_classes, require_table
+from harness_probes.token_probe import TokenProbe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-class FewShotProbe:
+class FewShotProbe(TokenProbe):
     """The few-shot linear evaluation of big_vision (``evaluators/fewshot_lsr.py``): closed-form ridge regression.
 
     For each of ``seeds`` seeds, counted up from the run's probe seed, ``shots`` images of every class are drawn,
@@ -55,24 +54,11 @@ class FewShotProbe:
             validation_images=validation_images,
         )
         self._params = checked(params, "fewshot")
-        self._info = ProbeInfo(name="fewshot", learns=True, params=canonical(self._params))
+        super().__init__(
+            ProbeInfo(name="fewshot", learns=True, params=canonical(self._params)), features=self._params.features
+        )
         # A feature table tells neither positions nor the split's labels, from which the draw could be made again.
         self._drawn: dict[tuple[int, bytes], Shots] = {}
-
-    @property
-    def info(self) -> ProbeInfo:
-        """Name, version and parameters."""
-        return self._info
-
-    def wants(self, model: ModelInfo) -> OutputSpec:
-        """The tokens of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without them."""
-        return self.features(model).outputs(model.num_blocks)
-
-    def features(self, model: ModelInfo) -> FeatureSpec:
-        """The vector of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without it."""
-        spec = TokenEnsemble.parse(self._params.features).spec(model)
-        require_features(spec, model)
-        return spec
 
     def select_support(self, labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
         """The positions of every shot of every seed, rising; :meth:`fit` expects exactly these rows, in this order.

@@ -11,7 +11,7 @@ from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
-from harness_probes.ensembles import features_param
+from harness_probes.shared_params import features_param, per_class_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,9 +33,7 @@ class KnnParams:
         "temperature", help="a vote's weight: exp(similarity / temperature), or the same for every neighbour"
     )
     temperature: float = param(0.07, help="the smaller, the more the nearest count", low=1e-3)
-    per_class: int | None = param(
-        None, help="at most so many support images of every class, spread over the split; none takes all", low=1
-    )
+    per_class: int | None = per_class_param()
     index: IndexName = param("flat", help="flat is exact; ivf and hnsw search faster and miss some neighbours")
     nlist: int | None = param(None, help="ivf: lists that the support is sorted into; none: its square root", low=1)
     nprobe: int = param(16, help="ivf: lists that are searched for a query", low=1)

@@ -11,11 +11,10 @@ from torch.nn import functional
 
 from harness import metrics
 from harness.errors import DataError
-from harness.features import extract, require_features
+from harness.features import extract
 from harness.params import canonical, checked
 from harness.protocols import FittedProbe, ProbeContext, ProbeInfo, ProbeRun
 from harness.stats import bootstrap_mean
-from harness.token_ensemble import TokenEnsemble
 from harness.types import (
     FeatureSpec,
     FeatureTable,
@@ -24,7 +23,6 @@ from harness.types import (
     Measurement,
     ModelInfo,
     ModelOutputs,
-    OutputSpec,
 )
 from harness_probes.classification import ClassificationRun
 from harness_probes.knn import Backend, IndexName, KnnParams, Weights
@@ -39,6 +37,7 @@ from harness_probes.neighbours import (
     small_world_graph,
 )
 from harness_probes.tables import learned_classes, require_learned, require_table
+from harness_probes.token_probe import TokenProbe, spread_over_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +50,7 @@ _NEVER = -1e4
 _RECALL_QUERIES = 256
 
 
-class KnnProbe:
+class KnnProbe(TokenProbe):
     """The k-NN evaluation of DINO (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021).
 
     The k support images of the highest cosine similarity vote for their class, each with ``exp(similarity /
@@ -96,38 +95,18 @@ class KnnProbe:
         self._params = checked(params, "knn")
         if self._params.index != "flat" or self._params.backend == "faiss":
             require_faiss(f"knn: index={self._params.index}:backend={self._params.backend}")
-        self._info = ProbeInfo(name="knn", learns=True, params=canonical(self._params))
-
-    @property
-    def info(self) -> ProbeInfo:
-        """Name, version and parameters."""
-        return self._info
-
-    def wants(self, model: ModelInfo) -> OutputSpec:
-        """The tokens of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without them."""
-        return self.features(model).outputs(model.num_blocks)
-
-    def features(self, model: ModelInfo) -> FeatureSpec:
-        """The vector of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without it."""
-        spec = TokenEnsemble.parse(self._params.features).spec(model)
-        require_features(spec, model)
-        return spec
+        super().__init__(
+            ProbeInfo(name="knn", learns=True, params=canonical(self._params)), features=self._params.features
+        )
 
     def select_support(self, labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:  # noqa: ARG002  # the contract's
         """All positions, or ``per_class`` of every class, rising.
 
         Raises :class:`~harness.errors.DataError` for fewer of them than the most neighbours that are asked for.
         """
-        positions = np.arange(len(labels))
-        if self._params.per_class is not None:
-            members = (np.flatnonzero(labels == label) for label in np.unique(labels))
-            positions = np.sort(np.concatenate([positions[:0], *(self._spread(places) for places in members)]))
+        positions = spread_over_classes(labels, self._params.per_class)
         require_neighbours(len(positions), self._params.k, probe="knn")
-        return positions.astype(np.int64)
-
-    def _spread(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        taken = min(self._params.per_class or 0, len(places))
-        return places[np.arange(taken) * len(places) // taken]
+        return positions
 
     def fit(self, support: FeatureTable | None, context: ProbeContext) -> FittedProbe:
         """Keep the support, which is not copied, and build the index if there is one.

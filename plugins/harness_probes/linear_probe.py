@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from harness.errors import DataError, HarnessError, ParameterError
-from harness.features import require_features
 from harness.params import canonical, checked
 from harness.protocols import FittedProbe, ProbeContext, ProbeInfo
-from harness.token_ensemble import TokenEnsemble
-from harness.types import FeatureSpec, FeatureTable, ModelInfo, OutputSpec
+from harness.types import FeatureTable, ModelInfo
 from harness_probes.best_on_test import FittedBestOnTest
 from harness_probes.held_out import LinearProblem, LinearSolution
 from harness_probes.linear import LinearParams
@@ -21,12 +19,13 @@ from harness_probes.ridge_selection import solve_ridge
 from harness_probes.sgd_selection import solve_sgd
 from harness_probes.shots import Shots, draw_shots, grouping
 from harness_probes.tables import learned_classes, require_table
+from harness_probes.token_probe import TokenProbe
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-class LinearProbe:
+class LinearProbe(TokenProbe):
     """One linear classifier per seed, counted up from the run's probe seed, fitted on the support images.
 
     A seed draws the held-out part that hyper-parameters are chosen on (never the images asked about), the initial
@@ -82,24 +81,11 @@ class LinearProbe:
             ridge_lambda=ridge_lambda,
         )
         self._params = checked(params, "linear")
-        self._info = ProbeInfo(name="linear", learns=True, params=canonical(self._params))
+        super().__init__(
+            ProbeInfo(name="linear", learns=True, params=canonical(self._params)), features=self._params.features
+        )
         # A feature table tells neither positions nor the split's labels, from which the draw could be made again.
         self._drawn: dict[tuple[int, bytes], Shots] = {}
-
-    @property
-    def info(self) -> ProbeInfo:
-        """Name, version and parameters."""
-        return self._info
-
-    def wants(self, model: ModelInfo) -> OutputSpec:
-        """The tokens of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without them."""
-        return self.features(model).outputs(model.num_blocks)
-
-    def features(self, model: ModelInfo) -> FeatureSpec:
-        """The vector of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without it."""
-        spec = TokenEnsemble.parse(self._params.features).spec(model)
-        require_features(spec, model)
-        return spec
 
     def select_support(self, labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
         """All positions, or with ``per_class`` those drawn for any seed, rising; :meth:`fit` expects exactly these.

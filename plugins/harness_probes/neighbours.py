@@ -106,8 +106,8 @@ class Gallery:
         keys.sort(axis=1)
         return keys
 
-    def all_keys(self, queries: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.int64]]:
-        """Keys (n, B) of every row for unit ``queries`` (n, D), block by block, not sorted.
+    def all_keys(self, queries: npt.NDArray[np.float64]) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+        """Rows and their keys (n, B), not sorted, for unit ``queries`` (n, D), block by block.
 
         Queries are multiplied in batches of one size, whatever n is: another shape may round otherwise.
         """
@@ -118,7 +118,7 @@ class Gallery:
         for part, block in self.unit_blocks(np.float64):
             columns = torch.from_numpy(block).T
             similarities = torch.cat([rows @ columns for rows in parts]).numpy()[:n]
-            yield rank_keys(similarities, np.arange(part.start, part.stop))
+            yield part, rank_keys(similarities, np.arange(part.start, part.stop))
 
     def _parts(self) -> Iterator[slice]:
         for start in range(0, len(self._x), self.rows_per_block):
@@ -176,7 +176,7 @@ def nearest(gallery: Gallery, search: Search, queries: npt.NDArray[np.floating],
 
 def _best_of_all(gallery: Gallery, queries: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int64]:
     best = np.empty((len(queries), 0), np.int64)
-    for keys in gallery.all_keys(queries):
+    for _, keys in gallery.all_keys(queries):
         best = np.concatenate([best, keys], axis=1)
         if best.shape[1] > k:
             best = np.partition(best, k - 1, axis=1)[:, :k]
@@ -222,9 +222,9 @@ class ExactSearch:
         Returns which: all (B,) of them, or (n, m), the best ``count`` of each query or all if there are not so many.
         """
         if not self._with_faiss:
-            with torch.autocast("cpu", enabled=False):
-                similarities = torch.from_numpy(room)[:, : len(block)]
-                torch.mm(torch.from_numpy(asked), torch.from_numpy(block).T, out=similarities)
+            # Autocast lets products into a given place alone.
+            similarities = torch.from_numpy(room)[:, : len(block)]
+            torch.mm(torch.from_numpy(asked), torch.from_numpy(block).T, out=similarities)
             return np.arange(len(block))
         import faiss
 

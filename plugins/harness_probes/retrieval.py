@@ -11,7 +11,7 @@ from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
-from harness_probes.ensembles import features_param
+from harness_probes.shared_params import features_param, per_class_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +23,7 @@ class RetrievalParams:
 
     features: str = features_param()
     k: tuple[int, ...] = param((1, 5, 10, 20, 100), help="neighbours of recall@k, rising", unit="images", low=1)
+    per_class: int | None = per_class_param()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", TokenEnsemble.parse(self.features).text)

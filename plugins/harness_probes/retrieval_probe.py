@@ -8,17 +8,17 @@ import numpy as np
 import torch
 
 from harness import metrics
-from harness.features import extract, require_features
+from harness.features import extract
 from harness.outcomes import OutcomeLog
 from harness.params import canonical, checked
 from harness.protocols import FittedProbe, Outcomes, ProbeContext, ProbeInfo, ProbeRun
 from harness.stats import bootstrap_mean
-from harness.token_ensemble import TokenEnsemble
-from harness.types import FeatureSpec, FeatureTable, ImageBatch, Measurement, ModelInfo, ModelOutputs, OutputSpec
+from harness.types import FeatureSpec, FeatureTable, ImageBatch, Measurement, ModelInfo, ModelOutputs
 from harness_probes.knn_probe import require_neighbours
 from harness_probes.neighbours import Gallery, rows_of, unit
 from harness_probes.retrieval import RetrievalParams
 from harness_probes.tables import learned_classes, require_learned, require_table
+from harness_probes.token_probe import TokenProbe, spread_over_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ _RANKED_BYTES = 2**26
 _MEANS = {"average_precision": "map", "r_precision": "r_precision"}
 
 
-class RetrievalProbe:
+class RetrievalProbe(TokenProbe):
     """Query images look for support images of their class, the gallery, by cosine similarity.
 
     * ``recall`` with ``{"k": k}``: the share of queries with an image of their class among the k most similar;
@@ -41,29 +41,23 @@ class RetrievalProbe:
     Equally similar images (to 1e-9) stand in the order of the support split.
     """
 
-    def __init__(self, *, features: str = "pooled", k: tuple[int, ...] = (1, 5, 10, 20, 100)) -> None:
-        self._params = checked(RetrievalParams(features=features, k=k), "retrieval")
-        self._info = ProbeInfo(name="retrieval", learns=True, headline="map", params=canonical(self._params))
-
-    @property
-    def info(self) -> ProbeInfo:
-        """Name, version and parameters."""
-        return self._info
-
-    def wants(self, model: ModelInfo) -> OutputSpec:
-        """The tokens of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without them."""
-        return self.features(model).outputs(model.num_blocks)
-
-    def features(self, model: ModelInfo) -> FeatureSpec:
-        """The vector of its ensemble. Raises :class:`~harness.errors.CapabilityError` for a model without it."""
-        spec = TokenEnsemble.parse(self._params.features).spec(model)
-        require_features(spec, model)
-        return spec
+    def __init__(
+        self, *, features: str = "pooled", k: tuple[int, ...] = (1, 5, 10, 20, 100), per_class: int | None = None
+    ) -> None:
+        self._params = checked(RetrievalParams(features=features, k=k, per_class=per_class), "retrieval")
+        super().__init__(
+            ProbeInfo(name="retrieval", learns=True, headline="map", params=canonical(self._params)),
+            features=self._params.features,
+        )
 
     def select_support(self, labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:  # noqa: ARG002  # the contract's
-        """All positions. Raises :class:`~harness.errors.DataError` for fewer of them than the largest k."""
-        require_neighbours(len(labels), self._params.k, probe="retrieval")
-        return np.arange(len(labels), dtype=np.int64)
+        """All positions, or ``per_class`` of every class, rising.
+
+        Raises :class:`~harness.errors.DataError` for fewer of them than the largest k.
+        """
+        positions = spread_over_classes(labels, self._params.per_class)
+        require_neighbours(len(positions), self._params.k, probe="retrieval")
+        return positions
 
     def fit(self, support: FeatureTable | None, context: ProbeContext) -> FittedProbe:
         """Keep the support, which is not copied.
@@ -127,7 +121,9 @@ class FittedRetrieval:
         together = max(_RANKED_BYTES // (8 * len(self._gallery)), 1)
         for start in range(0, len(queries), together):
             part = slice(start, start + together)
-            keys = np.concatenate(list(self._gallery.all_keys(queries[part])), axis=1)
+            keys = np.empty((len(queries[part]), len(self._gallery)), np.int64)
+            for rows, found in self._gallery.all_keys(queries[part]):
+                keys[:, rows] = found
             keys.sort(axis=1)
             for ranking, label in zip(keys, labels[part], strict=True):
                 yield np.flatnonzero(self._labels[rows_of(ranking)] == label) + 1

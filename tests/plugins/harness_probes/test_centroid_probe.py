@@ -77,7 +77,8 @@ def test_the_descriptor_agrees_with_the_probe():
     (entry,) = harness_register_probes()
     params = coerce(entry.params, {"centre": "true", "features": "cls/last4"}, "centroid")
     probe = CentroidProbe(features=params.features, centre=params.centre)
-    assert probe.info.params == canonical(params) == {"features": "ensemble4", "metric": "cosine", "centre": True}
+    assert probe.info.params == canonical(params)
+    assert canonical(params) == {"features": "ensemble4", "metric": "cosine", "centre": True, "per_class": None}
     assert (probe.info.name, probe.info.version, probe.info.learns) == (entry.name, entry.version, entry.learns)
     assert (entry.stochastic, entry.headline, entry.features_param) == (False, "accuracy", "features")
     assert CentroidProbe().info.params == canonical(CentroidParams())
@@ -107,6 +108,15 @@ def test_predictions_and_scores_equal_those_by_hand(card, batch, digits, monkeyp
     scores = fitted.scores(ModelOutputs(pooled=torch.from_numpy(queries)))
     assert scores.dtype == torch.float32
     np.testing.assert_allclose(scores.numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_copies_on_a_device_made_while_measuring_still_serve_gradients(card, digits):
+    fitted = CentroidProbe().fit(table(*digits[:2]), context(card()))
+    with torch.inference_mode():
+        fitted.scores(ModelOutputs(pooled=torch.zeros(2, 64, device="meta")))
+    pooled = torch.zeros(2, 64, device="meta", requires_grad=True)
+    fitted.scores(ModelOutputs(pooled=pooled)).sum().backward()
+    assert pooled.grad is not None
 
 
 def test_the_three_variants_differ(card, batch, digits):
@@ -141,6 +151,23 @@ def test_the_unit_of_the_features_does_not_matter(card, batch, digits, given, fa
     factor = np.float32(factor)
     scaled = CentroidProbe(**given).fit(table(x * factor, y), context(card()))
     np.testing.assert_array_equal(predictions(scaled, batch, queries * factor, truth), plain)
+
+
+@pytest.mark.parametrize("given", VARIANTS[1:])
+def test_small_differences_between_large_features_count(card, batch, digits, given):
+    x, y, queries, truth = (part + np.float32(10_000) if part.dtype == np.float32 else part for part in digits)
+    found = predictions(CentroidProbe(**given).fit(table(x, y), context(card())), batch, queries, truth)
+    np.testing.assert_array_equal(found, by_hand(x, y, queries, **given).argmax(axis=1))
+    assert (found == truth).mean() > 0.85
+
+
+@pytest.mark.parametrize("given", VARIANTS)
+def test_classes_that_differ_by_rounding_alone_are_tied(card, batch, given):
+    x = np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)
+    # The same images in another order: their sums differ in the last bits.
+    both, y = np.concatenate([x, x[::-1] * np.float32(1)]), np.repeat([7, 2], 400)
+    fitted = CentroidProbe(**given).fit(table(both, y), context(card()))
+    assert (predictions(fitted, batch, x, y[:400]) == 2).all()
 
 
 @pytest.mark.parametrize("given", VARIANTS)

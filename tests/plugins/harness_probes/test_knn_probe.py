@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,17 @@ def test_predictions_equal_scikit_learn_with_the_published_weights(card, batch, 
             n_neighbors=k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
         )
         np.testing.assert_array_equal(found[row], model.fit(x, y).predict(queries))
+
+
+def test_faiss_searches_where_it_is_asked_to(card, batch, digits, monkeypatch):
+    asked = []
+    real = faiss.knn
+    monkeypatch.setattr(faiss, "knn", lambda *given, **named: (asked.append(given), real(*given, **named))[1])
+    x, y, queries, truth = digits
+    for backend, times in (("auto", 0), ("torch", 0), ("faiss", 1)):
+        asked.clear()
+        predictions(KnnProbe(backend=backend).fit(table(x, y), context(card())), batch, queries[:9], truth[:9])
+        assert len(asked) == times
 
 
 def test_predictions_equal_a_vote_by_hand(card, batch, digits):
@@ -256,6 +268,15 @@ def test_scores_serve_gradients_after_measuring_in_inference_mode(card, digits):
     assert torch.isfinite(pooled.grad).all()
 
 
+def test_scores_are_made_where_the_outputs_are(card, digits):
+    x, y, _, _ = digits
+    pooled = torch.zeros(2, 64, device="meta", requires_grad=True)
+    scores = KnnProbe().fit(table(x, y), context(card())).scores(ModelOutputs(pooled=pooled))
+    assert (scores.device.type, scores.shape) == ("meta", (2, 10))
+    scores.sum().backward()
+    assert pooled.grad is not None
+
+
 def test_climbing_the_scores_changes_the_predictions(card, batch, digits):
     x, y, queries, truth = digits
     fitted = KnnProbe(k=(20,)).fit(table(x, y), context(card()))
@@ -369,6 +390,10 @@ def test_more_neighbours_than_support_images_are_refused_with_a_list_that_works(
         KnnProbe().select_support(y[:150], 0)
     assert caught.value.hint == "take k=1+5+10+20+100"
     KnnProbe(k=(1, 5, 10, 20, 100)).select_support(y[:150], 0)
+    with pytest.raises(DataError) as caught:
+        KnnProbe().select_support(y[:100], 0)
+    assert caught.value.hint == "take k=1+5+10+20+100"
+    assert len(KnnProbe(k=(1, 100)).select_support(y[:100], 0)) == 100
     with pytest.raises(DataError, match="but there are 40") as caught:
         KnnProbe(k=(50,), per_class=4).select_support(y, 0)
     assert "up to 40" in caught.value.hint

@@ -1,4 +1,4 @@
-"""The parameter that says which tokens a probe reads, the same for every probe."""
+"""Parameters that several probes have: which tokens they read, and how many support images of a class."""
 
 from __future__ import annotations
 
@@ -13,4 +13,14 @@ def features_param() -> Any:
         "pooled",
         help="token ensemble: pooled, last, ensemble4, all, dino, dinov2, each also with +patch or +patches; or "
         "TOKENS/BLOCKS such as cls/last4, cls+dist/-1, patches/all",
+    )
+
+
+def per_class_param() -> Any:
+    """The field ``per_class`` of probes that keep or average the whole support."""
+    return param(
+        None,
+        help="at most so many support images of every class, spread over the split; none takes all",
+        unit="images",
+        low=1,
     )
