@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.control_log import note_controls
 from harness.errors import PluginError, RecordsError, UsageError
 from harness.grid import build_plan
 from harness.options import Counters, RunOptions
@@ -295,6 +296,7 @@ def run_asked(
         for model in todo.models:
             model.require_weights()
         store.write_plan(part.as_dict())
+        note_controls(store.folder, asked=[cell.key for cell in part.asked], controls=part.control_keys)
         _report(observers.notify_run_started(part), progress)
         if todo.cells:
             from harness.engine import execute

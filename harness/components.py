@@ -182,9 +182,10 @@ def perturbation_component(catalog: Catalog, item: object) -> PerturbationCompon
             hint="a perturbation has info, prepare, begin and apply (or around); see harness.protocols.Perturbation",
         )
     info, instance = item.info, item
+    use = _own(instance, info.name)
     # Every seed prepares an object of its own, so that two seeds in one pass cannot overwrite each other.
     return PerturbationComponent(
-        ref=_instance_ref("perturbation", info.name, info.version, info.params),
+        ref=_instance_ref("perturbation", info.name, info.version, info.params, use=use),
         levels=_levels(levels, info.level, info.name),
         level=info.level,
         stage=info.stage,
@@ -300,7 +301,7 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
         )
     instance, info = item, item.info
     return ProbeComponent(
-        ref=_instance_ref("probe", info.name, info.version, info.params),
+        ref=_instance_ref("probe", info.name, info.version, info.params, use=_own(instance, info.name)),
         learns=info.learns,
         compares=info.compares,
         stochastic=info.learns,
@@ -342,6 +343,12 @@ def resolve_dataset(catalog: Catalog, text: str, data: str | None = None) -> Res
             )
         overrides = {"root": data}
     return catalog.resolve("dataset", selector, overrides=overrides)
+
+
+def _own(instance: object, name: str) -> str:
+    """How records know an object of the caller's: by its name and class, so that two classes of one name differ."""
+    kind = type(instance)
+    return f"instance:{name}:{kind.__module__}.{kind.__qualname__}"
 
 
 def _instance_ref(kind: Any, name: str, version: int, params: Mapping[str, Any], use: str | None = None) -> ResolvedRef:

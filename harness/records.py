@@ -31,6 +31,8 @@ _SHARD_NAME = re.compile(r"records-(\d+)of(\d+)\.jsonl\Z")
 _LINE_START = b'{"schema":'
 _RESTORE = "restore the file, or remove this line to run its cell again"
 
+_NAME = "name the output folder of a run (--out), or a records file"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TornLine:
@@ -69,11 +71,11 @@ def scan_records(path: str | os.PathLike[str]) -> RecordsScan:
     if place.is_dir():
         files = record_files(place)
         if not files and not (place / PLAN).is_file():
-            raise RecordsError(f"{place} holds no records", hint="name the --output folder of a run, or a records file")
+            raise RecordsError(f"{place} holds no records", hint=_NAME)
     elif place.exists():
         files = [place]
     else:
-        raise RecordsError(f"there is no {place}", hint="name the --output folder of a run, or a records file")
+        raise RecordsError(f"there is no {place}", hint=_NAME)
     first: dict[str, ResultRecord] = {}
     torn: list[TornLine] = []
     duplicates = 0
@@ -270,7 +272,7 @@ def _parse(path: Path, number: int, line: bytes) -> ResultRecord:
             hint=f"a crash cuts short only a last line; {_RESTORE}",
         ) from error
     if not isinstance(raw, dict) or "schema" not in raw:
-        raise RecordsError(f"{where} is not a record of vit-harness", hint="name the --output folder of a run")
+        raise RecordsError(f"{where} is not a record of vit-harness", hint="name the output folder of a run (--out)")
     try:
         record = ResultRecord.from_dict(raw)
     except HarnessError as error:

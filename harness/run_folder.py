@@ -23,6 +23,7 @@ ARTIFACTS = "artifacts"
 OUTCOMES = "outcomes"
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
+CONTROLS = "controls.jsonl"
 SUMMARIES = "summaries.jsonl"
 
 _TEMPORARY = ".tmp"
@@ -59,7 +60,7 @@ def reported(doing: str, path: Path) -> Iterator[None]:
 def create_folder(folder: Path) -> None:
     """Make the output folder with its parents. Raises :class:`RecordsError` where that cannot be."""
     if folder.exists() and not folder.is_dir():
-        raise RecordsError(f"the output folder {folder} is a file", hint="name another folder with --output")
+        raise RecordsError(f"the output folder {folder} is a file", hint="name another folder with --out")
     with reported("cannot make the output folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -384,8 +384,17 @@ class FeatureSpec:
         """The blocks as zero-based indices. Raises :class:`CapabilityError` for a block the model has not."""
         for block in self.blocks:
             if not -num_blocks <= block < num_blocks:
-                raise CapabilityError(f"block {block} was asked of a model with {num_blocks} blocks")
-        return tuple(block % num_blocks for block in self.blocks)
+                raise CapabilityError(
+                    f"block {block} was asked of a model with {num_blocks} blocks",
+                    hint=f"blocks are 0 to {num_blocks - 1}, or -1 to {-num_blocks} from the end",
+                )
+        found = tuple(block % num_blocks for block in self.blocks)
+        if len(set(found)) != len(found):
+            raise CapabilityError(
+                f"blocks {'+'.join(map(str, self.blocks))} name one block of a model with {num_blocks} blocks twice",
+                hint="name every block once: features that say a thing twice weigh it twice",
+            )
+        return found
 
     def outputs(self, num_blocks: int) -> OutputSpec:
         """What a forward pass must give so that this vector can be made."""

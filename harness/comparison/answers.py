@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.control_log import control_only
 from harness.errors import UsageError
 from harness.records import load_records
-from harness.run_folder import PLAN
 
 if TYPE_CHECKING:
     from harness.api import RunResult
@@ -56,20 +55,11 @@ def _records(run: str | os.PathLike[str] | RunResult) -> tuple[Path, list[Result
     if isinstance(run, str | os.PathLike):
         place = Path(run)
         folder = (place if place.is_dir() else place.parent).resolve()
-        records, controls = load_records(place), _control_keys(folder)
+        records, controls = load_records(place), control_only(folder)
     else:
         folder, records, controls = run.path.resolve(), list(run.records), run.control_keys
     usable = (record for record in records if record.not_applicable is None and record.key not in controls)
     return folder, [record for record in usable if record.cell.get("control") is None]
-
-
-def _control_keys(folder: Path) -> frozenset[str]:
-    """Records that the folder's last run made as controls of others only; none where its plan does not say."""
-    try:
-        controls = json.loads((folder / PLAN).read_bytes()).get("controls", {})
-        return frozenset(key for found in controls.values() for key in found.values()) - frozenset(controls)
-    except (OSError, ValueError, AttributeError):  # the plan informs; the records are what counts
-        return frozenset()
 
 
 def _run_names(runs: Sequence[str | os.PathLike[str] | RunResult]) -> list[str]:

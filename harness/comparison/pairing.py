@@ -171,7 +171,11 @@ def paired_rows(asked: Asked, metric: str | None, *, all_heads: bool) -> list[Pa
 
 
 def _column(stored: StoredOutcomes, metric: str | None) -> tuple[str, bool]:
-    """The column to compare, and whether it is that of episodes."""
+    """The column to compare, and whether it is that of episodes.
+
+    Without a metric whether answers are right; where a probe gives none, the first number it has of every image, such
+    as ``average_precision``.
+    """
     name = _ALIASES.get(metric or CORRECT, metric or CORRECT)
     if name == CORRECT and stored.outcomes.episodes is not None:
         return name, True
@@ -179,6 +183,9 @@ def _column(stored: StoredOutcomes, metric: str | None) -> tuple[str, bool]:
     usable = [name for name, values in columns.items() if values.dtype.kind in "bf"]
     if name in usable:
         return name, False
+    fractional = [found for found in usable if columns[found].dtype.kind == "f"]
+    if metric is None and CORRECT not in columns and fractional:
+        return fractional[0], False
     there = f"there are {', '.join(usable)}" if usable else "there are none"
     if name in columns:
         raise Uncomparable(f"{name} holds whole numbers ({columns[name].dtype}), which have no mean; {there}")

@@ -65,16 +65,23 @@ def _table(
                     *("-" if found is None else number_text(found) for found in beside.values()),
                 )
             )
-    classes = {int(record.cell["num_classes"]) for record in members}
-    chance = [f"chance among {count} classes: {100 / count:.1f} %" for count in sorted(classes)]
+    choices = {_choices(record, row) for record in members for row in record.measurements if row.metric == metric}
+    chance = [f"chance among {count} classes: {100 / count:.1f} %" for count in sorted(choices - {0})]
     notes = [_NOTES[name].format(n=shuffles or "several", copies=COPIES) for name in names]
     return Table(
         title=f"controls: {metric}{' (%)' if unit == 'fraction' else ''} of {place[1]} on {place[0]}",
         header=("model", "perturbation", "row", metric, *(name.replace("_", " ") for name in names)),
         rows=tuple(rows),
         labels=3,
-        notes=(*notes, *(chance if unit == "fraction" else ())),
+        notes=(*notes, *chance),
     )
+
+
+def _choices(record: ResultRecord, row: Measurement) -> int:
+    """Among how many classes an answer is guessed; 0 where that is not one number, or no class is guessed."""
+    if row.metric not in ("accuracy", "top1") or "sampler" in row.dims:
+        return 0
+    return int(row.dims.get("ways") or record.cell["num_classes"])
 
 
 def _same_row(record: ResultRecord | None, row: Measurement) -> Measurement | None:

@@ -33,7 +33,9 @@ class EpisodesParams:
     episodes: int = param(600, help="how many episodes are drawn", low=1)
     head: Literal["ridge", "logistic", "centroid"] = param("ridge", help="the classifier fitted on each support set")
     metric: Literal["euclidean", "cosine"] = param(_METRIC, help="nearest by which distance, head centroid")
-    ridge_lambda: float = param(_LAMBDA, help="penalty on the squared weights of unit features, head ridge", low=1e-6)
+    ridge_lambda: float = param(
+        _LAMBDA, help="penalty on the squared weights of unit features, head ridge", low=1e-6, high=1e6
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", TokenEnsemble.parse(self.features).text)

@@ -11,7 +11,7 @@ from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
-from harness_probes.shared_params import features_param
+from harness_probes.shared_params import as_tuple, features_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,7 @@ class FewShotParams:
         help="penalty on the squared weights of standardised features, or auto: chosen on further support images, "
         "which comparisons of features of different width need",
         low=1e-6,
+        high=1e9,
     )
     validation_images: int = param(
         10,
@@ -39,6 +40,7 @@ class FewShotParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", TokenEnsemble.parse(self.features).text)
+        object.__setattr__(self, "shots", as_tuple(self.shots))
         if not self.shots or list(self.shots) != sorted(set(self.shots)):
             text = "+".join(map(str, self.shots)) or "nothing"
             raise ParameterError(f"fewshot: shots must be numbers that rise, not {text}", hint="for example 1+5+10")

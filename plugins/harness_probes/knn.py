@@ -11,7 +11,7 @@ from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
-from harness_probes.shared_params import features_param, per_class_param
+from harness_probes.shared_params import as_tuple, features_param, per_class_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +43,7 @@ class KnnParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", TokenEnsemble.parse(self.features).text)
+        object.__setattr__(self, "k", as_tuple(self.k))
         if not self.k or list(self.k) != sorted(set(self.k)):
             text = "+".join(map(str, self.k)) or "nothing"
             raise ParameterError(f"knn: k must be numbers that rise, not {text}", hint="for example 1+5+20")

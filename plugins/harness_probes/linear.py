@@ -12,7 +12,7 @@ from harness.params import param
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability
 from harness_probes.recipes import RECIPES, Recipe
-from harness_probes.shared_params import features_param
+from harness_probes.shared_params import as_tuple, features_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,10 +70,14 @@ class LinearParams:
         "auto",
         help="ridge: penalty on the squared weights of standardised features, or auto: chosen on the held-out part",
         low=1e-6,
+        high=1e9,
     )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", TokenEnsemble.parse(self.features).text)
+        object.__setattr__(self, "c", as_tuple(self.c))
+        if self.learning_rates is not None:
+            object.__setattr__(self, "learning_rates", as_tuple(self.learning_rates))
         for name, values in (("c", self.c), ("learning_rates", self.learning_rates)):
             if values is not None and (not len(values) or list(values) != sorted(set(values))):
                 text = "+".join(map(str, values)) or "nothing"

@@ -16,6 +16,11 @@ def features_param() -> Any:
     )
 
 
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """One value, or several, as a constructor in Python may be given either."""
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
 def per_class_param() -> Any:
     """The field ``per_class`` of probes that keep or average the whole support."""
     return param(

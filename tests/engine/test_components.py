@@ -269,3 +269,14 @@ def test_what_a_wrapped_module_does_to_pixels_is_part_of_its_reference(catalog):
 def test_a_dataset_that_lies_nowhere_takes_no_place(catalog):
     with pytest.raises(UsageError, match="dataset tints takes no --data"):
         dataset_component(catalog, "tints", "there")
+
+
+def test_two_classes_of_one_name_are_two_components(catalog):
+    class Other(CentroidProbe):
+        pass
+
+    ours, other = (probe_component(catalog, probe) for probe in (CentroidProbe(), Other()))
+    assert ours.ref.key != other.ref.key
+    assert ours.ref.use.startswith("instance:centroid:")
+    dimmed = (perturbation_component(catalog, kind()) for kind in (Dimmed, type("Dimmed2", (Dimmed,), {})))
+    assert len({item.ref.fingerprint for item in dimmed}) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,12 @@ from engine_doubles.models import CLASSES, TinyModel
 from engine_doubles.probes import CentroidProbe
 
 from harness.control_cells import CONTROLS, COPIES, PERMUTATIONS
+from harness.control_log import control_only
 from harness.controls import FittedOnShuffles, duplicated, shuffled
 from harness.errors import CapabilityError
 from harness.report.controls import control_tables
 from harness.report.tables import record_tables
-from harness.types import BlockTokens, FeatureSpec, FeatureTable, ModelOutputs, OutputSpec
+from harness.types import BlockTokens, FeatureSpec, FeatureTable, Measurement, ModelOutputs, OutputSpec
 
 LEARNER = {"model": "tiny", "dataset": "tints", "probe": "centroid"}
 
@@ -265,3 +268,24 @@ def test_a_plan_without_controls_says_nothing_of_them(plan):
     assert not without.controls
     assert "controls" not in without.as_dict()
     assert "control" not in without.cells[0].as_dict()
+
+
+def test_a_folder_remembers_its_controls_whatever_command_came_last(run):
+    first = run(**LEARNER, controls=True)
+    run(**{**LEARNER, "probe": "pixels"})
+    assert control_only(first.path) == first.control_keys
+    run(model="pixel_statistics", dataset="tints", probe="centroid", view="crop=16")
+    assert len(control_only(first.path)) == len(first.control_keys) - 1
+
+
+def test_the_chance_that_is_shown_is_that_of_the_row(run):
+    result = run(**LEARNER, controls=True)
+    (record,) = result.asked
+    rows = (
+        Measurement(metric="accuracy", value=0.5, n=9, dims={"ways": 2}, counted="episodes"),
+        Measurement(metric="accuracy", value=0.5, n=9, dims={"sampler": "meta_dataset"}, counted="episodes"),
+    )
+    for changed, chance in ((rows[:1], ["chance among 2 classes: 50.0 %"]), (rows[1:], [])):
+        records = [dataclasses.replace(r, measurements=changed) if r is record else r for r in result.records]
+        (table,) = control_tables(records, result.controls, result.headlines)
+        assert [note for note in table.notes if note.startswith("chance")] == chance

@@ -13,6 +13,7 @@ from scipy import stats as scipy_stats
 
 import harness
 from harness.comparison import Comparison, compare
+from harness.control_log import note_controls
 from harness.errors import RecordsError, UsageError
 from harness.outcome_files import outcome_path, write_outcomes
 from harness.paired import holm, mcnemar, paired_t, permutation_test
@@ -244,11 +245,13 @@ def test_a_probe_without_the_metric_is_left_out_and_named(runs):
     for model, count in (("good", 50), ("fair", 40)):
         write(runs, make_record(model), right(count))
         write(runs, make_record(model, probe="retrieval"), {"average_precision": np.linspace(0, 1, IMAGES)})
-    comparison = compare(runs)
+    comparison = compare(runs, metric="correct")
     assert [question.probe for question in comparison.questions] == ["head"]
     assert comparison.notes == (
         "left out: outcomes have no column 'correct'; there are average_precision (probe retrieval)",
     )
+    by_default = {question.probe: question.metric for question in compare(runs).questions}
+    assert by_default == {"head": "accuracy", "retrieval": "average_precision"}
 
 
 def test_heads_of_a_distilled_model(runs):
@@ -485,7 +488,9 @@ def test_what_has_no_numbers_and_controls_are_left_out(runs):
     with RecordStore(runs) as store:
         store.append(dataclasses.replace(make_record("headless"), not_applicable="no head"))
         twin = make_record("good", weights="random:good:0")
-        store.write_plan({"controls": {make_record("good").key: {"random_weights": twin.key}}})
+        note_controls(store.folder, asked=[make_record("good").key], controls=[twin.key])
+        # Whatever command came last.
+        store.write_plan({})
     write(runs, twin, right(7))
     (question,) = compare(runs).questions
     assert [found.name for found in question.contenders] == ["good", "fair", "weak"]

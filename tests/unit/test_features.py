@@ -157,3 +157,8 @@ def test_claims_are_checked():
     with pytest.raises(CapabilityError, match="no tokens"):
         require_features(FeatureSpec(blocks=(0,), mean_patch="last"), bare)
     require_features(FeatureSpec(pooled=True, blocks=(0,), prefix=("cls",)), card())
+
+
+def test_a_block_named_twice_from_both_ends_is_refused():
+    with pytest.raises(CapabilityError, match="twice"):
+        FeatureSpec(blocks=(BLOCKS - 1, -1), prefix=("cls",)).resolve_blocks(BLOCKS)

@@ -72,7 +72,7 @@ def test_the_descriptor_agrees_with_the_probe():
     (entry,) = harness_register_probes()
     params = coerce(entry.params, {"k": "1+3", "features": "cls/last4"}, "retrieval")
     probe = RetrievalProbe(k=params.k, features=params.features)
-    assert probe.info.params == canonical(params) == {"features": "ensemble4", "k": [1, 3]}
+    assert probe.info.params == canonical(params) == {"features": "ensemble4", "k": [1, 3], "per_class": None}
     assert (probe.info.name, probe.info.version, probe.info.learns) == (entry.name, entry.version, entry.learns)
     assert (probe.info.headline, entry.headline, entry.stochastic) == ("map", "map", False)
     assert RetrievalProbe().info.params == canonical(RetrievalParams())

@@ -10,6 +10,7 @@ from harness.types import FeatureSpec
 from harness_probes.centroid_probe import CentroidProbe
 from harness_probes.fewshot_probe import FewShotProbe
 from harness_probes.knn_probe import KnnProbe
+from harness_probes.linear_probe import LinearProbe
 from harness_probes.retrieval_probe import RetrievalProbe
 from harness_probes.token_probe import spread_over_classes
 
@@ -37,3 +38,15 @@ def test_a_model_without_the_tokens_of_the_ensemble_is_refused(card):
         probe.features(card())
     with pytest.raises(CapabilityError):
         probe.wants(card())
+
+
+def test_one_value_from_python_is_a_list_of_one():
+    assert KnnProbe(k=1).info.params["k"] == [1]
+    assert FewShotProbe(shots=5).info.params["shots"] == [5]
+    assert RetrievalProbe(k=3).info.params["k"] == [3]
+    assert LinearProbe(c=1.0).info.params["c"] == [1.0]
+
+
+def test_a_penalty_that_would_tie_all_classes_is_refused():
+    with pytest.raises(ParameterError, match="ridge_lambda"):
+        FewShotProbe(ridge_lambda=1e15)
