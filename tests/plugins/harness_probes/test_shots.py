@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError
@@ -17,6 +17,7 @@ def shuffled_labels(counts, seed=0):
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
+@settings(deadline=None)
 @given(class_counts, st.integers(0, 1000))
 def test_every_seed_and_number_of_shots_has_exactly_k_of_each_class(counts, seed):
     labels = shuffled_labels(counts)
@@ -29,6 +30,7 @@ def test_every_seed_and_number_of_shots_has_exactly_k_of_each_class(counts, seed
             np.testing.assert_array_equal(labels[positions], np.repeat(np.arange(len(counts)), k).reshape(-1, k))
 
 
+@settings(deadline=None)
 @given(class_counts, st.integers(0, 1000))
 def test_positions_are_the_rising_union_and_nothing_else(counts, seed):
     drawn = draw_shots(shuffled_labels(counts), shots=(3, 5), seeds=(seed, seed + 1))
@@ -76,6 +78,7 @@ def test_errors_speak_in_the_name_of_the_probe():
         draw_shots(np.empty(0, np.int64), shots=(1,), seeds=(0,), probe="linear")
 
 
+@settings(deadline=None)
 @given(class_counts, st.integers(0, 1000), st.integers(1, 6))
 def test_validation_images_are_shots_of_no_seed_and_as_many_as_there_are(counts, seed, wanted):
     counts = [count + 6 for count in counts]
@@ -118,6 +121,7 @@ def test_no_images_are_an_error():
         draw_shots(np.empty(0, np.int64), shots=(1,), seeds=(0,))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.permutations(range(5)))
 def test_grouping_ignores_names_only(labels, names):
     labels, names = np.array(labels), np.array(names)
