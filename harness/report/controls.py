@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.control_cells import CONTROLS, COPIES
-from harness.report.labels import Labels, data_name
+from harness.report.labels import Labels, chance_of, data_name
 from harness.report.tables import Table, dims_text, headline_metric, number_text
 from harness.types import Measurement, ResultRecord
 
@@ -65,8 +65,8 @@ def _table(
                     *("-" if found is None else number_text(found) for found in beside.values()),
                 )
             )
-    choices = {_choices(record, row) for record in members for row in record.measurements if row.metric == metric}
-    chance = [f"chance among {count} classes: {100 / count:.1f} %" for count in sorted(choices - {0})]
+    guessed = {chance_of(record, row) for record in members for row in record.measurements if row.metric == metric}
+    chance = [f"chance: {float(100 * found):.1f} %" for found in sorted(filter(None, guessed))]
     notes = [_NOTES[name].format(n=shuffles or "several", copies=COPIES) for name in names]
     return Table(
         title=f"controls: {metric}{' (%)' if unit == 'fraction' else ''} of {place[1]} on {place[0]}",
@@ -75,13 +75,6 @@ def _table(
         labels=3,
         notes=(*notes, *chance),
     )
-
-
-def _choices(record: ResultRecord, row: Measurement) -> int:
-    """Among how many classes an answer is guessed; 0 where that is not one number, or no class is guessed."""
-    if row.metric not in ("accuracy", "top1") or "sampler" in row.dims:
-        return 0
-    return int(row.dims.get("ways") or record.cell["num_classes"])
 
 
 def _same_row(record: ResultRecord | None, row: Measurement) -> Measurement | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 from harness.naming import parameter_text
-from harness.types import ResultRecord
+from harness.types import Measurement, ResultRecord
 
 _SHORT = 18
 KEY_DIGITS = 8
@@ -81,6 +83,31 @@ def _texts(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, st
     if len(set(short.values())) == len(short):
         return short
     return {key: text(params, {}) for key, params in variants.items()}
+
+
+def chance_of(record: ResultRecord, row: Measurement) -> Fraction | None:
+    """What guessing gives: k / classes for a top-k accuracy, 1 / ways for that of episodes; None for anything else.
+
+    Episodes that each have ways of their own have no one chance.
+    """
+    found = re.fullmatch(r"accuracy|top(\d+)", row.metric)
+    classes = row.dims.get("ways") or record.cell.get("num_classes")
+    if found is None or not isinstance(classes, int) or not classes or "sampler" in row.dims:
+        return None
+    return min(Fraction(int(found[1] or 1), classes), Fraction(1))
+
+
+def counted_text(rows: Iterable[Measurement]) -> str:
+    """How many of what the rows are means over: ``360 images``, ``50 to 60 episodes``."""
+    counts: dict[str, set[int]] = {}
+    for row in rows:
+        counts.setdefault(row.counted, set()).add(row.n)
+    words = []
+    for counted, found in counts.items():
+        low, high = min(found), max(found)
+        span = f"{low}" if low == high else f"{low} to {high}"
+        words.append(f"{span} {counted.removesuffix('s') if high == 1 else counted}")
+    return " and ".join(words)
 
 
 def particulars(cell: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UsageError
-from harness.report.labels import Labels, particulars
+from harness.report.labels import Labels, chance_of, counted_text, particulars
 from harness.report.tables import headline_metric
 from harness.types import JSONScalar, LevelSpec, Measurement, ResultRecord, canonical_json
 
@@ -343,10 +343,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _chance(entry: _Entry) -> float | None:
-    """What guessing gives, in percent: k / classes for a top-k accuracy."""
-    found = re.fullmatch(r"accuracy|top(\d+)", entry.row.metric)
-    num_classes = entry.record.cell.get("num_classes")
-    return None if found is None or not num_classes else 100 * min(1.0, int(found[1] or 1) / num_classes)
+    """What guessing gives, in percent."""
+    found = chance_of(entry.record, entry.row)
+    return None if found is None else float(100 * found)
 
 
 # --- words -------------------------------------------------------------------------------------------------------
@@ -385,18 +384,17 @@ def _notes(panels: Sequence[Panel], entries: Sequence[_Entry]) -> tuple[str, ...
         bars = any(not panel.banded or any(line.clean for line in panel.lines) for panel in panels)
         shapes = ["bands"] * any(panel.banded for panel in panels) + ["bars"] * bars
         notes.append(f"{' and '.join(shapes)}: {share}intervals ({', '.join(methods)})")
-    images: dict[str, set[int]] = {}
+    rows: dict[str, list[Measurement]] = {}
     limits: dict[str, set[int | None]] = {}
     for entry in entries:
         place = f"{entry.record.cell['dataset']}/{entry.record.cell['split']}"
-        images.setdefault(place, set()).add(entry.row.n)
+        rows.setdefault(place, []).append(entry.row)
         limits.setdefault(place, set()).add(entry.record.cell["limit"])
-    for place, counts in images.items():
-        named = f" of {place}" if len(images) > 1 else ""
+    for place, found in rows.items():
+        named = f" of {place}" if len(rows) > 1 else ""
         given = [limit for limit in limits[place] if limit is not None]
         limit = f" (limit {given[0]} of the split)" if len(limits[place]) == len(given) == 1 else ""
-        span = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-        notes.append(f"{span} images{named}{limit}")
+        notes.append(f"{counted_text(found)}{named}{limit}")
     seeds = max(point.seeds for panel in panels for line in panel.lines for point in line.points)
     if seeds > 1:
         notes.append(f"numbers and ends of intervals averaged over up to {seeds} seeds of the perturbation")

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.labels import KEY_DIGITS, Labels, data_name, params_text, particulars, support_name
+from harness.report.labels import (
+    KEY_DIGITS,
+    Labels,
+    counted_text,
+    data_name,
+    params_text,
+    particulars,
+    support_name,
+)
 from harness.run_folder import SUMMARIES
 from harness.types import JSONScalar, Measurement, ResultRecord, SummaryRecord
 
@@ -118,9 +126,6 @@ def _table(
                     )
     cell = mine[0].cell
     shown = [m for record in mine for m in record.measurements if m.metric == metric]
-    counts = sorted({m.n for m in shown})
-    counted = " and ".join(dict.fromkeys(m.counted for m in shown))
-    counted = counted.removesuffix("s") if counts == [1] else counted
     unit = next(m.unit for record in mine for m in record.measurements if m.metric == metric)
     named = f"{next(iter(models))}: " if single else ""
     percent = " (%)" if unit == "fraction" else ""
@@ -129,9 +134,7 @@ def _table(
         title += f", support under {labels.support(cell)}"
     header = ("perturbation", *(("loss %",) if with_loss else ()))
     heads = tuple((dims or metric) if single else " ".join(filter(None, (model, dims))) for model, dims in columns)
-    notes = [
-        f"{'-'.join(map(str, counts))} {counted}" + (f" (limit {cell['limit']} of the split)" if cell["limit"] else "")
-    ]
+    notes = [counted_text(shown) + (f" (limit {cell['limit']} of the split)" if cell["limit"] else "")]
     intervals = sorted(
         {m.interval for record in mine for m in record.measurements if m.metric == metric and m.interval}
     )

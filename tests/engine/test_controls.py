@@ -238,7 +238,7 @@ def test_tables_show_each_number_once_and_its_controls_beside_it(run):
             shown = row[beside.header.index(name.replace("_", " "))]
             assert shown.startswith(f"{100 * value:.1f}")
     assert any(f"{PERMUTATIONS} times" in note for note in beside.notes)
-    assert "chance among 3 classes: 33.3 %" in beside.notes
+    assert "chance: 33.3 %" in beside.notes
     assert "control" in repr(result)
 
 
@@ -285,7 +285,7 @@ def test_the_chance_that_is_shown_is_that_of_the_row(run):
         Measurement(metric="accuracy", value=0.5, n=9, dims={"ways": 2}, counted="episodes"),
         Measurement(metric="accuracy", value=0.5, n=9, dims={"sampler": "meta_dataset"}, counted="episodes"),
     )
-    for changed, chance in ((rows[:1], ["chance among 2 classes: 50.0 %"]), (rows[1:], [])):
+    for changed, chance in ((rows[:1], ["chance: 50.0 %"]), (rows[1:], [])):
         records = [dataclasses.replace(r, measurements=changed) if r is record else r for r in result.records]
         (table,) = control_tables(records, result.controls, result.headlines)
         assert [note for note in table.notes if note.startswith("chance")] == chance

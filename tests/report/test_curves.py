@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +15,7 @@ from matplotlib.colors import to_rgb
 from harness.errors import UsageError
 from harness.report import curves
 from harness.report.curves import check_picture, draw_curves, save_curves
+from harness.report.labels import chance_of, counted_text
 from harness.report.panels import MAX_PANELS, least_panels
 from harness.types import LevelSpec, Measurement, ResultRecord
 
@@ -609,3 +612,15 @@ def test_drawing_is_light_to_import_and_leaves_matplotlib_as_it_is():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_episodes_have_the_chance_of_their_ways_and_are_counted_as_such():
+    record = ResultRecord(key="k", cell={"num_classes": 10})
+    episodes = Measurement(metric="accuracy", value=0.5, n=600, dims={"ways": 5, "shots": 1}, counted="episodes")
+    drawn = dataclasses.replace(episodes, dims={"sampler": "meta_dataset"})
+    images = Measurement(metric="top5", value=0.5, n=1)
+    assert chance_of(record, episodes) == Fraction(1, 5)
+    assert chance_of(record, drawn) is None
+    assert chance_of(record, images) == Fraction(1, 2)
+    assert chance_of(record, dataclasses.replace(images, metric="map")) is None
+    assert counted_text([episodes, images]) == "600 episodes and 1 image"
