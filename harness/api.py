@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.baseline_log import note_baselines, read_baselines
 from harness.control_log import note_controls
 from harness.errors import PluginError, RecordsError, UsageError
 from harness.grid import build_plan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.catalog import Catalog, CatalogRow
+    from harness.components import AttackTarget
     from harness.entries import SummaryEntry
     from harness.manager import HarnessManager, PluginFailure
     from harness.protocols import Outcomes
@@ -185,6 +187,8 @@ def run(
     limit: int | float | str | None = None,
     precision: Precision | None = None,
     controls: bool = False,
+    baseline: object = None,
+    attack_target: AttackTarget | None = None,
     out: str | Path | None = None,
     options: RunOptions | None = None,
     setup: Setup | None = None,
@@ -196,7 +200,11 @@ def run(
     (``"patchdrop_random@0.5"``), an instance, or a list of such; a perturbation with its levels may be given as
     ``(instance, [0.25, 0.5])``. What is not given comes from ``suite``, then from the registry's defaults.
     ``controls`` adds negative controls to every cell (:mod:`harness.control_cells`); :attr:`RunResult.controls` says
-    whose they are. ``out`` is a folder whose records are kept and reused; without one the result lives as long as the
+    whose they are. ``baseline`` is the model, by name or an instance, that numbers under corruptions are read against
+    (``mce_vs_NAME``). ``attack_target`` is what attacks aim at that do not say so themselves: the model's ``head``, or
+    the ``probe`` that is then asked.
+
+    ``out`` is a folder whose records are kept and reused; without one the result lives as long as the
     object. A sweep over levels leaves its curves there, as a table and as pictures.
     No global state is changed and nothing exits.
 
@@ -213,7 +221,7 @@ def run(
     """
     asked = _asked(
         model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision,
-        controls,
+        controls, baseline, attack_target,
     )  # fmt: skip
     return run_asked((setup or Setup()).open(), asked, out=out, options=options, progress=progress)
 
@@ -234,6 +242,8 @@ def plan(
     limit: int | float | str | None = None,
     precision: Precision | None = None,
     controls: bool = False,
+    baseline: object = None,
+    attack_target: AttackTarget | None = None,
     setup: Setup | None = None,
 ) -> RunPlan:
     """The cells and passes that :func:`run` with the same arguments would answer. Imports no torch.
@@ -246,7 +256,7 @@ def plan(
     """
     asked = _asked(
         model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision,
-        controls,
+        controls, baseline, attack_target,
     )  # fmt: skip
     return plan_asked((setup or Setup()).open(), asked)
 
@@ -297,6 +307,7 @@ def run_asked(
             model.require_weights()
         store.write_plan(part.as_dict())
         note_controls(store.folder, asked=[cell.key for cell in part.asked], controls=part.control_keys)
+        note_baselines(store.folder, part.baselines)
         _report(observers.notify_run_started(part), progress)
         if todo.cells:
             from harness.engine import execute
@@ -378,10 +389,13 @@ def derive_summaries(
             progress.note(f"left out of the summaries: {error.message}")
             return None
 
-    summaries = summarise(load_records(folder), load=load, entries=_summary_entries(bench))
+    baselines = read_baselines(folder)
+    summaries = summarise(load_records(folder), load=load, entries=_summary_entries(bench), baselines=baselines)
     write_summaries(folder / "summaries.jsonl", summaries)
     keys = {record.key for record in shown}
-    return [summary for summary in summaries if keys.issuperset(summary.records)]
+    beside = {key for named in baselines.values() for key in named.values()}
+    # A summary is about the last of its records; what baselines answered may stand before it.
+    return [s for s in summaries if s.records[-1] in keys and (keys | beside).issuperset(s.records)]
 
 
 def _without_outcomes(store: RecordStore) -> frozenset[str]:
@@ -414,6 +428,8 @@ def _asked(
     limit: int | float | str | None,
     precision: Precision | None,
     controls: bool,
+    baseline: object,
+    attack_target: AttackTarget | None,
 ) -> Asked:
     return Asked(
         models=_items(model),
@@ -430,6 +446,8 @@ def _asked(
         limit=limit,
         precision=precision,
         controls=controls,
+        baseline=baseline,
+        attack_target=attack_target,
     )
 
 

@@ -102,6 +102,11 @@ class _Named:
         return self.offer.owner if self.offer is not None else "no plugin"
 
     @property
+    def is_qualified(self) -> bool:
+        """Whether it is reached by ``plugin:name`` only."""
+        return self.preset is None and self.offer is not None and self.offer.entry.qualified
+
+    @property
     def qualifiers(self) -> list[str]:
         """Words that tell it from others of the name, the best first: plugin or layer, then distribution."""
         words = [] if self.preset is None else [self.preset.layer]
@@ -181,7 +186,7 @@ class Catalog:
         found: dict[str, bool] = {}
         for text in texts:
             if not is_glob(text):
-                found[text] = False
+                found |= dict.fromkeys(self._at_levels(kind, text), False)
                 continue
             pattern, rest = split_name(text)
             given = parse_selector(f"any{rest}").params
@@ -194,6 +199,21 @@ class Catalog:
             for name in names:
                 found.setdefault(name + rest, True)
         return [Expansion(text=text, from_glob=from_glob) for text, from_glob in found.items()]
+
+    def _at_levels(self, kind: Kind, text: str) -> list[str]:
+        """``text``, or one text per level for a dataset whose levels are values of a parameter."""
+        if kind != "dataset" or "@" not in split_name(text)[1]:
+            return [text]
+        selector = parse_selector(text)
+        entry = self._offer(self._find(kind, selector)).entry
+        if not isinstance(entry, DatasetEntry) or entry.level is None or entry.level_param is None:
+            return [text]
+        name, spec = entry.level_param, entry.level
+        if name in selector.params:
+            raise ParameterError(f"dataset {text}: {name} is given twice, as a parameter and behind '@'")
+        asked = spec.values if selector.levels == "all" else selector.levels or ()
+        levels = [spec.check(level, f"dataset {selector.name}") for level in asked]
+        return [replace(selector, levels=None, params={**selector.params, name: f"{level:g}"}).text for level in levels]
 
     def resolve(
         self, kind: Kind, selector: Selector | str, *, overrides: Mapping[str, object] | None = None
@@ -212,14 +232,15 @@ class Catalog:
         given = {**(preset.params if preset else {}), **selector.params, **(overrides or {})}
         where = f"{kind} {named.name}" + (f" ({preset.source})" if preset else "")
         params = coerce_params(entry.params, given, where)
+        name = f"{offer.plugin}:{named.name}" if named.is_qualified else named.name
         resolved = Resolved(
             kind=kind,
-            name=named.name,
+            name=name,
             entry=entry,
             plugin=offer.plugin,
             ref=ResolvedRef(
                 kind=kind,
-                name=named.name,
+                name=name,
                 use=self._key_name(kind, offer),
                 version=entry.version,
                 params=canonical(params),
@@ -317,6 +338,8 @@ class Catalog:
         if selector.plugin is not None:
             words = {selector.plugin, normalised(selector.plugin)}
             holders = [holder for holder in holders if words & set(holder.qualifiers)]
+        else:
+            holders = [holder for holder in holders if not holder.is_qualified]
         if len(holders) == 1:
             return holders[0]
         if not holders:
@@ -333,8 +356,15 @@ class Catalog:
             for failure in self._manager.failures:
                 if selector.plugin in (failure.plugin, failure.distribution):
                     return PluginError(f"{kind} {name!r} is not available: {failure.describe()}", hint=_REPAIR)
-        known = self._named[kind]
-        hints = [did_you_mean(name, known)] if suggest(name, known) else []
+        known = {
+            spelled: holders
+            for spelled, named in self._named[kind].items()
+            if (holders := [holder for holder in named if not holder.is_qualified])
+        }
+        reachable = [*known, *(row.name for row in self.rows(kind))]
+        hints = [did_you_mean(name, reachable)] if suggest(name, reachable) else []
+        if selector.plugin is None and (wrapped := self._named[kind].get(name)):
+            hints = [f"write {' or '.join(self._row(holder).name for holder in wrapped)}"]
         hints += [f"{name!r} is a {other}" for other in KINDS if other != kind and name in self._named[other]]
         if selector.plugin is not None and name in known:
             hints = [f"it comes from {' and '.join(holder.owner for holder in known[name])}"]
@@ -364,7 +394,13 @@ class Catalog:
 
     def _key_name(self, kind: Kind, offer: Offer) -> str:
         """The entry as records know it: by its name, unless another entry of the name computes something else."""
-        rivals = [other for other in self._manager.entries(kind) if other.entry.name == offer.entry.name]
+        if offer.entry.qualified:
+            return f"{offer.plugin}:{offer.entry.name}"
+        rivals = [
+            other
+            for other in self._manager.entries(kind)
+            if other.entry.name == offer.entry.name and not other.entry.qualified
+        ]
         if len(rivals) == 1:
             return offer.entry.name
         alone = sum(other.plugin == offer.plugin for other in rivals) == 1
@@ -373,10 +409,11 @@ class Catalog:
 
     def _row(self, named: _Named) -> CatalogRow:
         preset, offer = named.preset, named.offer
-        holders = self._named[named.kind][named.name]
+        holders = [holder for holder in self._named[named.kind][named.name] if not holder.is_qualified]
+        alone = not named.is_qualified and len(holders) == 1
         row = CatalogRow(
             kind=named.kind,
-            name=named.name if len(holders) == 1 else f"{_qualifier(named, holders)}:{named.name}",
+            name=named.name if alone else f"{_qualifier(named, holders)}:{named.name}",
             aliases=named.aliases,
             summary="" if preset is None else preset.summary,
             plugin=None,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from harness.entries import ModelEntry, PerturbationEntry, ProbeEntry
-from harness.errors import CapabilityError, PluginError, UsageError, WeightsError
+from harness.entries import DatasetEntry, ModelEntry, PerturbationEntry, ProbeEntry
+from harness.errors import CapabilityError, ParameterError, PluginError, UsageError, WeightsError
 from harness.grammar import parse_selector
 from harness.label_maps import find_label_map, mapped_from
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
@@ -56,6 +56,14 @@ class PerturbationComponent:
     needs: frozenset[Capability]
     build: Callable[[], AnyPerturbation]
     injected: Mapping[str, ModelComponent] = field(default_factory=dict)
+    source_param: str | None = None
+    """The parameter of ``injected`` whose model an attack is crafted on, instead of aiming at the evaluated one."""
+    baselined: bool = False
+
+    @property
+    def source(self) -> ModelComponent | None:
+        """The model that a transfer attack is crafted on."""
+        return None if self.source_param is None else self.injected[self.source_param]
 
     @property
     def is_clean(self) -> bool:
@@ -85,6 +93,7 @@ class DatasetComponent:
 
     ref: ResolvedRef
     dataset: Dataset
+    baselined: bool = False
 
 
 CLEAN = "none"
@@ -161,20 +170,22 @@ def _build_model(catalog: Catalog, resolved: Resolved, weights: WeightsChoice) -
     return model
 
 
-def perturbation_component(catalog: Catalog, item: object) -> PerturbationComponent:
+def perturbation_component(
+    catalog: Catalog, item: object, attack_target: AttackTarget | None = None
+) -> PerturbationComponent:
     """A perturbation by its text (``patchdrop_random:grid=7@0.5``) or an instance, at the levels asked for.
 
     Either may come as a pair with its levels, ``(instance, [0.25, 0.5])``. Without levels a perturbation that has
-    some is run at all of its sweep.
+    some is run at all of its sweep. ``attack_target`` is what an attack aims at whose text does not say so itself.
     """
     if isinstance(item, str):
-        return _named_perturbation(catalog, item)
+        return _named_perturbation(catalog, item, attack_target)
     levels: tuple[float, ...] | None = None
     if isinstance(item, tuple) and len(item) == 2:
         item, given = item
         levels = _given_levels(given)
     if isinstance(item, str):
-        named = _named_perturbation(catalog, item)
+        named = _named_perturbation(catalog, item, attack_target)
         return dataclasses.replace(named, levels=_levels(levels, named.level, item))
     if not isinstance(item, Perturbation | ModelPerturbation):
         raise UsageError(
@@ -183,23 +194,34 @@ def perturbation_component(catalog: Catalog, item: object) -> PerturbationCompon
         )
     info, instance = item.info, item
     use = _own(instance, info.name)
+    target = (attack_target or "head") if info.needs_target else None
+    params = {**info.params, "attack_target": "probe"} if target == "probe" else info.params
     # Every seed prepares an object of its own, so that two seeds in one pass cannot overwrite each other.
     return PerturbationComponent(
-        ref=_instance_ref("perturbation", info.name, info.version, info.params, use=use),
+        ref=_instance_ref("perturbation", info.name, info.version, params, use=use),
         levels=_levels(levels, info.level, info.name),
         level=info.level,
         stage=info.stage,
         stochastic=info.stochastic,
-        target="head" if info.needs_target else None,
-        needs=frozenset({Capability.LOGITS, Capability.GRADIENTS}) if info.needs_target else frozenset(),
+        target=target,
+        needs=_NEEDS_OF_TARGET[target],
         build=lambda: copy.copy(instance),
     )
 
 
-def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
+_NEEDS_OF_TARGET: Mapping[AttackTarget | None, frozenset[Capability]] = {
+    None: frozenset(),
+    "head": frozenset({Capability.LOGITS, Capability.GRADIENTS}),
+    "probe": frozenset({Capability.GRADIENTS}),
+}
+
+
+def _named_perturbation(catalog: Catalog, text: str, attack_target: AttackTarget | None) -> PerturbationComponent:
     resolved = catalog.resolve("perturbation", text)
     entry = resolved.entry
     assert isinstance(entry, PerturbationEntry)
+    if attack_target is not None and entry.target_param not in (None, *parse_selector(text).params):
+        resolved = catalog.resolve("perturbation", text, overrides={str(entry.target_param): attack_target})
     injected = {
         name: _injected_model(catalog, resolved.ref.name, name, str(resolved.arguments[name]))
         for name in entry.model_params
@@ -217,14 +239,18 @@ def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
             injected={name: (model.ref, model.weights.identity) for name, model in injected.items()},
         )
     target: AttackTarget | None = None
+    source = entry.source_param if entry.source_param in injected else None
     if entry.needs_target:
         asked = resolved.arguments.get(entry.target_param or "", "head")
         target = "probe" if asked == "probe" else "head"
-    needs = entry.needs
-    if target == "head":
-        needs |= {Capability.LOGITS, Capability.GRADIENTS}
-    elif target == "probe":
-        needs |= {Capability.GRADIENTS}
+    if source is not None:
+        if target == "probe":
+            raise ParameterError(
+                f"perturbation {text}: {source}={injected[source].ref.name} crafts the attack on that model's head, so "
+                f"that it cannot aim at the probe ({entry.target_param}=probe)",
+                hint=f"leave out one of {source} and {entry.target_param}",
+            )
+        target = None
     return PerturbationComponent(
         ref=ref,
         levels=_levels(resolved.levels, entry.level, text),
@@ -232,9 +258,11 @@ def _named_perturbation(catalog: Catalog, text: str) -> PerturbationComponent:
         stage=entry.stage,
         stochastic=entry.stochastic,
         target=target,
-        needs=needs,
+        needs=entry.needs | _NEEDS_OF_TARGET[target],
         build=lambda: cast("AnyPerturbation", catalog.instantiate(resolved)),
         injected=injected,
+        source_param=source,
+        baselined=entry.baselined,
     )
 
 
@@ -317,7 +345,10 @@ def dataset_component(catalog: Catalog, item: object, data: str | None = None) -
     """A dataset by name, opened at ``data`` where it takes a place, or an instance."""
     if isinstance(item, str):
         resolved = resolve_dataset(catalog, item, data)
-        return DatasetComponent(ref=resolved.ref, dataset=cast("Dataset", catalog.instantiate(resolved)))
+        entry = resolved.entry
+        assert isinstance(entry, DatasetEntry)
+        opened = cast("Dataset", catalog.instantiate(resolved))
+        return DatasetComponent(ref=resolved.ref, dataset=opened, baselined=entry.baselined)
     if not isinstance(item, Dataset):
         raise UsageError(
             f"dataset: a {type(item).__name__} is neither a name nor a dataset",
@@ -366,11 +397,13 @@ def check_applies(
             raise CapabilityError(
                 f"{part.kind} {part.name} needs {_and(sorted(missing))}, which model {model.ref.name} does not have"
             )
-    if perturbation.target == "probe" and not probe.learns:
+    if perturbation.target == "probe" and not (probe.learns or probe.needs_label_space):
         raise CapabilityError(
             f"perturbation {perturbation.ref.name} aims at the probe, but probe {probe.ref.name} learns nothing",
-            hint="aim it at the model's head instead (target=head)",
+            hint="aim it at the model's head instead (attack_target=head)",
         )
+    if (source := perturbation.source) is not None:
+        _check_source(perturbation, source, label_space)
     found = find_label_map(model.label_space, label_space)
     readable = found is not None and (found.is_identity or probe.maps_labels or not probe.needs_label_space)
     if _reads_head(perturbation, probe) and not readable:
@@ -382,6 +415,19 @@ def check_applies(
             f"{label_space or 'nothing named'}: its scores would not mean these classes",
             hint="use a probe that learns the classes from support images, such as fewshot"
             + (f"; besides its own labels, this head can be read in those of {_and(list(others))}" if others else ""),
+        )
+
+
+def _check_source(perturbation: PerturbationComponent, source: ModelComponent, label_space: str | None) -> None:
+    """Raise :class:`CapabilityError` unless the attack can be crafted on the head of ``source`` for these classes."""
+    what = f"{perturbation.ref.name}: {perturbation.source_param}={source.ref.name}"
+    if missing := _NEEDS_OF_TARGET["head"] - source.capabilities:
+        raise CapabilityError(f"{what}: an attack needs {_and(sorted(missing))}, which that model does not have")
+    if find_label_map(source.label_space, label_space) is None:
+        raise CapabilityError(
+            f"{what}: that model was trained on the labels of {source.label_space or 'nothing named'}, and the images "
+            f"are labelled with those of {label_space or 'nothing named'}",
+            hint="craft the attack on a model of the images' own classes",
         )
 
 

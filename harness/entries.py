@@ -21,7 +21,8 @@ class Entry:
     ``target`` is ``package.module:attribute``, imported on first use and called with the parameters as keywords.
     ``params`` is a frozen keyword-only dataclass whose fields are made by :func:`harness.params.param`.
     ``extra`` is the optional dependency group of ``vit-harness`` that the target needs.
-    ``version`` is that of its numerics: raise it whenever the same parameters give other numbers.
+    ``version`` is that of its numerics: raise it whenever the same parameters give other numbers. ``qualified``: it is
+    reached by ``plugin:name`` only, and takes that name from nobody; for plugins that wrap a whole library.
     """
 
     kind: ClassVar[Kind]
@@ -35,6 +36,7 @@ class Entry:
     params: type = NoParams
     version: int = 1
     api_version: int = API_VERSION
+    qualified: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
@@ -96,7 +98,9 @@ class PerturbationEntry(Entry):
 
     ``model_params`` names the parameters whose values are models in the registry, which the engine then builds and
     injects; ``model_words`` are values of theirs that name no model but something else, such as ``mask``.
-    ``target_param`` names the parameter that says what an attack aims at (``head`` or ``probe``).
+    ``target_param`` names the parameter that says what an attack aims at (``head`` or ``probe``). ``source_param``
+    names one of ``model_params``: an attack that is given that model is crafted on its head instead, and only tested
+    on the evaluated one. ``baselined``: numbers under it are read against those of a baseline model.
     """
 
     kind: ClassVar[Kind] = "perturbation"
@@ -106,6 +110,8 @@ class PerturbationEntry(Entry):
     stochastic: bool = False
     needs_target: bool = False
     target_param: str | None = None
+    source_param: str | None = None
+    baselined: bool = False
     model_params: tuple[str, ...] = ()
     model_words: tuple[str, ...] = ()
     needs: frozenset[Capability] = frozenset()
@@ -138,20 +144,29 @@ class ProbeEntry(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry(Entry):
-    """A dataset. ``label_space`` is None where it follows from the data (a folder's own classes)."""
+    """A dataset. ``label_space`` is None where it follows from the data (a folder's own classes).
+
+    ``level_param`` names a parameter with the axis ``level``, for images that come at several strengths: ``NAME@1,2``
+    then means a dataset for each. ``baselined``: numbers on it are read against those of a baseline model.
+    """
 
     kind: ClassVar[Kind] = "dataset"
 
     label_space: str | None = None
+    level: LevelSpec | None = None
+    level_param: str | None = None
+    baselined: bool = False
     offline: bool = True
     """Whether it works without a network and without a path from the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryEntry(Entry):
-    """A summary over cells that differ in the axes it ``consumes`` (``level``, ``seed``, ``perturbation``).
+    """A summary over cells that differ in the axes it ``consumes``: ``level``, ``seed``, ``perturbation``, ``dataset``.
 
-    It applies to groups of at least ``min_cells`` records; ``requires_clean`` makes the plan hold the clean cell.
+    It applies to groups of at least ``min_cells`` records; ``requires_clean`` makes the plan hold the clean cell. One
+    that consumes datasets also gets what was asked of unperturbed images. ``baselined``: it is given the answers of
+    baseline models as well.
     """
 
     kind: ClassVar[Kind] = "summary"
@@ -159,3 +174,4 @@ class SummaryEntry(Entry):
     consumes: tuple[str, ...] = ("level", "seed")
     requires_clean: bool = True
     min_cells: int = 2
+    baselined: bool = False

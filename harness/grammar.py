@@ -95,7 +95,8 @@ def parse_selector(text: str) -> Selector:
     parts = _split(head, ":", text)
     name, plugin = parts.pop(0).strip(), None
     if parts and "=" not in parts[0]:
-        name, plugin = parts.pop(0).strip(), name
+        # Behind a plugin's name the spelling of the library that it wraps is understood: torchattacks:APGD.
+        name, plugin = parts.pop(0).strip().lower(), name
     if plugin is not None and not _PLUGIN.match(plugin):
         raise UsageError(f"{text!r}: {plugin!r} is not the name of a plugin")
     if not is_valid_name(name):

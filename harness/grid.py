@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness.baseline_cells import baseline_cells, require_something_to_compare
 from harness.components import (
     CLEAN,
     DatasetComponent,
@@ -23,11 +25,12 @@ from harness.errors import CapabilityError, DataError, UsageError
 from harness.planning import GridRequest, Pass, PlannedCell, RunPlan
 from harness.sampling import limit_count
 from harness.types import Cell, DatasetRef, JSONValue, Seeds, View, digest
+from harness.weights import WeightsChoice
 
 if TYPE_CHECKING:
     from harness.catalog import Catalog
     from harness.entries import SummaryEntry
-    from harness.protocols import Dataset
+    from harness.protocols import Dataset, DatasetInfo
 
 
 def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[SummaryEntry] = ()) -> RunPlan:
@@ -38,8 +41,10 @@ def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[Su
     """
     models = [model_component(catalog, item, request.weights) for item in request.models]
     datasets = [dataset_component(catalog, item, request.data) for item in request.datasets]
-    perturbations = [perturbation_component(catalog, item) for item in request.perturbations]
-    supports = [perturbation_component(catalog, item) for item in request.support_perturbations]
+    aim = request.attack_target
+    perturbations = [perturbation_component(catalog, item, aim) for item in request.perturbations]
+    supports = [perturbation_component(catalog, item, aim) for item in request.support_perturbations]
+    _require_an_attack(aim, (*perturbations, *supports))
     probes = [probe_component(catalog, item) for item in request.probes]
     for kind, found in (("model", models), ("dataset", datasets), ("perturbation", perturbations), ("probe", probes)):
         if not found:
@@ -53,36 +58,76 @@ def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[Su
     ):
         _refuse_namesakes(items, refs)
     clean = perturbation_component(catalog, CLEAN)
-    planned: dict[str, PlannedCell] = {}
-    order: dict[str, Cell] = {}
-    places: dict[str, tuple[ModelComponent, DatasetComponent]] = {}
+    grid = _Grid()
     for model in models:
         for dataset in datasets:
             for probe in probes:
                 sweep = _with_clean(perturbations, clean, summaries)
                 for item in _cells(request, model, dataset, sweep, supports, probe):
-                    order.setdefault(item.key, item.cell)
-                    places[item.key] = (model, dataset)
-                    if item.cell.not_applicable is None:
-                        planned.setdefault(item.key, item)
-    asked = frozenset(order)
-    controls: dict[str, dict[str, str]] = {}
-    if request.controls:
-        baselines = Baselines.of(catalog, request.probes, probes)
-        for item in tuple(planned.values()):
-            model, dataset = places[item.key]
-            for name, control, owner in control_cells(item, model, dataset, baselines):
-                controls.setdefault(item.key, {})[name] = control.key
-                order.setdefault(control.key, control.cell)
-                places.setdefault(control.key, (owner, dataset))
-                planned.setdefault(control.key, control)
+                    grid.add(item, model, dataset)
+    asked = frozenset(grid.order)
+    controls = _add_controls(grid, Baselines.of(catalog, request.probes, probes)) if request.controls else {}
+    beside: dict[str, dict[str, str]] = {}
+    if request.baseline is not None:
+        component = model_component(catalog, request.baseline, WeightsChoice(origin="pretrained"))
+        beside = _add_baselines(
+            grid, [item for item in grid.planned.values() if item.key in asked], datasets, component
+        )
     return RunPlan(
-        cells=tuple(order.values()),
-        passes=tuple(_passes(planned.values(), places, clean, tolerant=request.tolerant)),
+        cells=tuple(grid.order.values()),
+        passes=tuple(_passes(grid.planned.values(), grid.places, clean, tolerant=request.tolerant)),
         headlines={probe.ref.name: probe.headline for probe in probes},
         controls=controls,
-        control_keys=frozenset(order) - asked,
+        control_keys=frozenset(grid.order) - asked,
+        baselines=beside,
     )
+
+
+@dataclass(slots=True)
+class _Grid:
+    """Cells as they are gathered, by their keys: all in order, those that can be answered, and where each belongs."""
+
+    order: dict[str, Cell] = field(default_factory=dict)
+    planned: dict[str, PlannedCell] = field(default_factory=dict)
+    places: dict[str, tuple[ModelComponent, DatasetComponent]] = field(default_factory=dict)
+
+    def add(self, item: PlannedCell, model: ModelComponent, dataset: DatasetComponent) -> None:
+        """Take a cell in, unless it is there."""
+        self.order.setdefault(item.key, item.cell)
+        self.places.setdefault(item.key, (model, dataset))
+        if item.cell.not_applicable is None:
+            self.planned.setdefault(item.key, item)
+
+
+def _add_controls(grid: _Grid, baselines: Baselines) -> dict[str, dict[str, str]]:
+    """Add the negative controls of every cell; their keys by the cell's key and the control's name."""
+    controls: dict[str, dict[str, str]] = {}
+    for item in tuple(grid.planned.values()):
+        model, dataset = grid.places[item.key]
+        for name, control, owner in control_cells(item, model, dataset, baselines):
+            controls.setdefault(item.key, {})[name] = control.key
+            grid.add(control, owner, dataset)
+    return controls
+
+
+def _add_baselines(
+    grid: _Grid, items: Sequence[PlannedCell], datasets: Sequence[DatasetComponent], baseline: ModelComponent
+) -> dict[str, dict[str, str]]:
+    """Add what ``baseline`` answers in the cells of ``items`` that are read against it; keys as of controls."""
+    require_something_to_compare(items, datasets)
+    of_cell = {item.key: grid.places[item.key][1] for item in items}
+    beside: dict[str, dict[str, str]] = {}
+    for item, other in baseline_cells(items, of_cell, baseline):
+        beside.setdefault(item.key, {})[baseline.ref.name] = other.key
+        grid.add(other, baseline, of_cell[item.key])
+    return beside
+
+
+def _require_an_attack(aim: str | None, perturbations: Iterable[PerturbationComponent]) -> None:
+    if aim is not None and not any(item.target or item.source for item in perturbations):
+        raise UsageError(
+            f"--attack-target {aim}: no perturbation that was asked for is an attack", hint="for example -p pgd@4"
+        )
 
 
 def _refuse_namesakes(items: Sequence[object], keys: Sequence[Mapping[str, JSONValue]]) -> None:
@@ -118,7 +163,7 @@ def _cells(
     probe: ProbeComponent,
 ) -> Iterable[PlannedCell]:
     info = dataset.dataset.info
-    view = _view(request.view, model)
+    view = _view(request.view, model, info)
     split = request.split or (info.query_split if probe.learns else info.whole_split)
     if split not in info.splits:
         raise DataError(f"dataset {info.name} has no split {split!r}", hint=f"its splits are {', '.join(info.splits)}")
@@ -203,10 +248,10 @@ def _refusal(
     return None
 
 
-def _view(asked: str | View, model: ModelComponent) -> View:
+def _view(asked: str | View, model: ModelComponent, dataset: DatasetInfo) -> View:
     if isinstance(asked, View):
         return asked
-    return model.view if asked == "model" else View.parse(asked)
+    return (dataset.view or model.view) if asked == "model" else View.parse(asked)
 
 
 def _passes(

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from harness.components import CLEAN, DatasetComponent, ModelComponent, PerturbationComponent, ProbeComponent
+from harness.components import (
+    CLEAN,
+    AttackTarget,
+    DatasetComponent,
+    ModelComponent,
+    PerturbationComponent,
+    ProbeComponent,
+)
 from harness.errors import UsageError
 from harness.naming import parameter_text
 from harness.sampling import stratified
@@ -29,7 +36,8 @@ class GridRequest:
     or a :class:`View`. ``seeds`` are those of the perturbations; ``support_seed`` and ``probe_seed`` are one each.
     ``split`` None leaves the choice to the dataset. ``tolerant`` turns combinations that make no sense into
     ``not_applicable`` rows (globs and suites) instead of errors. ``controls`` adds the negative controls of every cell
-    (:mod:`harness.control_cells`).
+    (:mod:`harness.control_cells`). ``baseline`` names the model that numbers under corruptions are read against;
+    ``attack_target`` is what attacks aim at whose own text does not say so.
     """
 
     models: Sequence[object]
@@ -48,6 +56,8 @@ class GridRequest:
     precision: Precision = "fp32"
     tolerant: bool = False
     controls: bool = False
+    baseline: object = None
+    attack_target: AttackTarget | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +170,9 @@ class RunPlan:
     controls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The keys of a cell's negative controls, by the cell's key and the name of the control."""
     control_keys: frozenset[str] = frozenset()
-    """Keys of the cells that are there as controls only."""
+    """Keys of the cells that are there as controls or baselines of others only."""
+    baselines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The keys of the cells that a cell is read against, by the cell's key and the name of the baseline model."""
 
     @property
     def asked(self) -> tuple[Cell, ...]:
@@ -222,6 +234,7 @@ class RunPlan:
                 {"key": cell.key, **cell.as_dict(), "not_applicable": cell.not_applicable} for cell in self.cells
             ],
             **({"controls": {key: dict(found) for key, found in self.controls.items()}} if self.controls else {}),
+            **({"baselines": {key: dict(found) for key, found in self.baselines.items()}} if self.baselines else {}),
             "passes": [
                 {
                     "model": walk.model.ref.name,

@@ -35,6 +35,7 @@ def entry_claims(manager: HarnessManager) -> dict[Kind, dict[str, Claim]]:
                 reserved=offer.core and offer.plugin == BUILTIN,
             )
             for offer in sorted(manager.entries(kind), key=lambda offer: offer.core)  # the harness' own prevail
+            if not offer.entry.qualified
             for name in (offer.entry.name, *offer.entry.aliases)
         }
         for kind in KINDS
@@ -51,7 +52,8 @@ def offers_for(manager: HarnessManager, preset: Preset) -> list[Offer]:
     offers = [
         offer
         for offer in manager.entries(preset.kind)
-        if name in (offer.entry.name, *offer.entry.aliases) and (not plugin or plugin == offer.plugin)
+        if name in (offer.entry.name, *offer.entry.aliases)
+        and (plugin == offer.plugin or not (plugin or offer.entry.qualified))
     ]
     own = [offer for offer in offers if (offer.core if preset.layer == PACKAGED else offer.plugin == preset.layer)]
     return own if len(own) == 1 else offers

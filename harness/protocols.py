@@ -129,6 +129,14 @@ class PerturbationInfo:
     params: Mapping[str, JSONValue] = field(default_factory=dict)
 
 
+class SupportImages(Protocol):
+    """The support images of a run, batch by batch on the CPU; every call begins anew."""
+
+    def __call__(self, limit: int | None = None) -> Iterator[ImageBatch]:
+        """All of them, or ``limit``, as many of each class as can be."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerturbationContext:
     """What the engine gives a perturbation once, before the first batch.
@@ -137,7 +145,7 @@ class PerturbationContext:
     ``evaluated``: the model that is being measured, for what is relative to it (its token grid, its own attention);
     None where pixels are perturbed without one. ``num_images``: how many images will be perturbed in all.
     ``target``: differentiable ``scores(images) -> (N, C)`` of what an attack aims at, None unless it asked.
-    ``support``: the support images, batch by batch, each call anew, or None where the dataset has no support split.
+    ``support``: the support images, or None where the dataset has no support split.
     ``cache_dir``: where maps may be kept, between runs or for the length of one (None: nowhere); key them by weights,
     view and fingerprint.
     """
@@ -151,7 +159,7 @@ class PerturbationContext:
     evaluated: Model | None = None
     num_images: int = 1
     target: Callable[[Tensor], Tensor] | None = None
-    support: Callable[[], Iterator[ImageBatch]] | None = None
+    support: SupportImages | None = None
     cache_dir: Path | None = None
 
 
@@ -352,7 +360,8 @@ class DatasetInfo:
 
     ``support_split`` is what probes learn from, ``query_split`` what they are asked about, and ``whole_split`` what
     probes that do not learn are asked about (all of the images, where no split was ever made).
-    Support and query share no ids.
+    Support and query share no ids. ``view``: that of images which are stored ready to use, and must not be resized
+    again; ``--view model`` then gives way to it.
     """
 
     name: str
@@ -363,6 +372,7 @@ class DatasetInfo:
     whole_split: str
     support_split: str | None
     fingerprint: str
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,11 +416,13 @@ class SummaryInput:
     """One record with its per-image outcomes (None if the probe keeps none).
 
     Among the columns (V, N) of the outcomes stand the realised quantities and, where they are known, the classes of
-    the images as :data:`LABEL`, each the same for every variant.
+    the images as :data:`LABEL`, each the same for every variant. ``baselines``: what baseline models (``--baseline``)
+    answered in the very same cell, by their names; only where the summary's entry is ``baselined``.
     """
 
     record: ResultRecord
     outcomes: Outcomes | None
+    baselines: Mapping[str, SummaryInput] = field(default_factory=dict)
 
 
 @runtime_checkable

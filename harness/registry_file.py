@@ -289,8 +289,8 @@ def _selector(item: Item, kind: Kind, *, globs: bool) -> str:
         levels = parse_selector(text).levels
     except HarnessError as error:
         raise item.error(error.message, error.hint) from error
-    if levels is not None and kind != "perturbation":
-        raise item.error(f"{text!r}: only perturbations have levels")
+    if levels is not None and kind not in ("perturbation", "dataset"):
+        raise item.error(f"{text!r}: only perturbations and datasets have levels")
     return text
 
 

@@ -15,6 +15,7 @@ from harness.weights import WeightsChoice
 
 if TYPE_CHECKING:
     from harness.catalog import Catalog
+    from harness.components import AttackTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Asked:
     limit: int | float | str | None = None
     precision: Precision | None = None
     controls: bool = False
+    baseline: object = None
+    attack_target: AttackTarget | None = None
 
     def resolve(self, catalog: Catalog) -> GridRequest:
         """The grid. Combinations that make no sense are tolerated where a glob or a suite brought them in."""
@@ -84,6 +87,8 @@ class Asked:
             precision=self.precision or defaults.precision,
             tolerant=tolerant,
             controls=self.controls,
+            baseline=self.baseline,
+            attack_target=self.attack_target,
         )
 
     def _default(self, default: str) -> str:

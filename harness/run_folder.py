@@ -24,6 +24,7 @@ OUTCOMES = "outcomes"
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
 CONTROLS = "controls.jsonl"
+BASELINES = "baselines.jsonl"
 SUMMARIES = "summaries.jsonl"
 
 _TEMPORARY = ".tmp"

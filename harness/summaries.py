@@ -15,7 +15,7 @@ from harness.targets import load_target
 from harness.types import Measurement, SummaryRecord, canonical_json, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from harness.entries import SummaryEntry
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 # Retention stands here too: the target of the core's own entry names this module.
 _CLEAN = "none"
-_CONSUMABLE = ("level", "perturbation", "seed")
+_SWEPT = ("level", "perturbation", "seed")
+_OF_DATASET = ("dataset", "split", "fingerprint", "limit", "view", "label_space", "num_classes")
+"""What goes with a dataset: a summary over datasets gets whatever a model was asked of any."""
 
 
 def summarise(
@@ -32,33 +34,37 @@ def summarise(
     load: Callable[[ResultRecord], Outcomes | None],
     entries: Iterable[SummaryEntry],
     build: Callable[[SummaryEntry], Summary] | None = None,
+    baselines: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[SummaryRecord]:
     """Every summary of ``entries`` over every group of ``records`` it applies to, in an order of its own.
 
     Records of one group agree in all but the axes that the entry consumes: ``level``, ``seed`` (that of the
-    perturbation), ``perturbation``. A group is passed over that holds fewer than ``min_cells`` points (levels;
-    perturbations and levels), or whose clean record is missing where the entry requires it, or of which the summary
-    has nothing to say. ``load`` gives a record's outcomes with what was realised among the columns, such as
-    ``read_outcomes(folder, record.key).with_realised``, or None where it has none; one group is held at a time.
+    perturbation), ``perturbation``, ``dataset``. A group is passed over that holds fewer than ``min_cells`` points
+    (levels; perturbations and levels; datasets), or whose clean record is missing where the entry requires it, or of
+    which the summary has nothing to say. ``load`` gives a record's outcomes with what was realised among the columns,
+    such as ``read_outcomes(folder, record.key).with_realised``, or None where it has none; one group is held at a time.
     Cells that are negative controls of others are passed over. ``build`` makes a summary from its entry, by default
-    its target with default parameters. Equal records give equal
-    summaries, in any order they come.
+    its target with default parameters. ``baselines``: keys of the records of baseline models by the key of the record
+    that is read against them, and their name. Equal records give equal summaries, in any order they come.
 
     Raises :class:`PluginError` for a summary that cannot be made or that fails, naming the group, and what ``load``
     raises.
     """
     usable = {r.key: r for r in records if r.not_applicable is None and r.cell.get("control") is None}
     ordered = [usable[key] for key in sorted(usable)]
-    clean = {_group_digest(record, _CONSUMABLE): record for record in ordered if _is_clean(record)}
+    clean = {_group_digest(record, _SWEPT): record for record in ordered if _is_clean(record)}
     results: list[SummaryRecord] = []
     for entry in sorted(entries, key=lambda entry: entry.name):
         summary = (build or _build)(entry)
         for members in _groups(ordered, entry.consumes):
-            base = clean.get(_group_digest(members[0], _CONSUMABLE))
+            base = clean.get(_group_digest(members[0], _SWEPT))
             if len({_point(member) for member in members}) < entry.min_cells or (base is None and entry.requires_clean):
                 continue
-            inputs = [SummaryInput(record=member, outcomes=load(member)) for member in members]
-            clean_input = None if base is None else SummaryInput(record=base, outcomes=load(base))
+            named = (baselines or {}) if entry.baselined else {}
+            inputs = [_input(member, named, usable, load) for member in members]
+            clean_input = None if base is None else _input(base, named, usable, load)
+            read = [*([clean_input] if clean_input else []), *inputs]
+            beside = [other for given in read for other in given.baselines.values()]
             measurements = _compute(entry, summary, inputs, clean_input)
             if measurements:
                 results.append(
@@ -66,11 +72,23 @@ def summarise(
                         summary=entry.name,
                         version=entry.version,
                         group=_group(members[0], entry.consumes),
-                        records=tuple(record.key for record in (*([base] if base else []), *members)),
+                        records=tuple(dict.fromkeys(given.record.key for given in (*beside, *read))),
                         measurements=tuple(measurements),
                     )
                 )
     return sorted(results, key=lambda result: (result.summary, canonical_json(result.group)))
+
+
+def _input(
+    record: ResultRecord,
+    baselines: Mapping[str, Mapping[str, str]],
+    usable: Mapping[str, ResultRecord],
+    load: Callable[[ResultRecord], Outcomes | None],
+) -> SummaryInput:
+    """``record`` with its outcomes, and with what baseline models answered as far as that is there."""
+    found = {name: usable[key] for name, key in sorted(baselines.get(record.key, {}).items()) if key in usable}
+    beside = {name: SummaryInput(record=other, outcomes=load(other)) for name, other in found.items()}
+    return SummaryInput(record=record, outcomes=load(record), baselines=beside)
 
 
 def write_summaries(path: Path, summaries: Iterable[SummaryRecord]) -> None:
@@ -111,13 +129,13 @@ def _is_clean(record: ResultRecord) -> bool:
 
 def _point(record: ResultRecord) -> str:
     """The place of a record within its group, whatever its seed."""
-    return canonical_json([_component(record, "perturbation"), record.cell["level"]])
+    return canonical_json([record.cell["fingerprint"], _component(record, "perturbation"), record.cell["level"]])
 
 
 def _groups(records: Sequence[ResultRecord], consumes: Sequence[str]) -> Iterator[list[ResultRecord]]:
     groups: dict[str, list[ResultRecord]] = {}
     for record in records:
-        if not _is_clean(record):
+        if not _is_clean(record) or "dataset" in consumes:
             groups.setdefault(_group_digest(record, consumes), []).append(record)
     for members in groups.values():
         yield sorted(members, key=_place)
@@ -142,18 +160,15 @@ def _component(record: ResultRecord, role: str) -> str:
 def _group(record: ResultRecord, consumes: Sequence[str]) -> dict[str, JSONValue]:
     """The axes of a record that are not consumed: for people by name, for telling groups apart by component."""
     cell = record.cell
-    group: dict[str, JSONValue] = {
-        name: value
-        for name, value in cell.items()
-        if name not in ("seeds", "components") and not (name in consumes and name in _CONSUMABLE)
-    }
+    left_out = {"seeds", "components", *(name for name in consumes if name in _SWEPT)}
+    if "dataset" in consumes:
+        left_out.update(_OF_DATASET)
+    group: dict[str, JSONValue] = {name: value for name, value in cell.items() if name not in left_out}
     group["seeds"] = {
         purpose: seed for purpose, seed in cell["seeds"].items() if not (purpose == "perturb" and "seed" in consumes)
     }
     group["components"] = {
-        role: _component(record, role)
-        for role in sorted(cell["components"])
-        if not (role in consumes and role in _CONSUMABLE)
+        role: _component(record, role) for role in sorted(cell["components"]) if role not in consumes
     }
     return group
 

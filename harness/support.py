@@ -31,6 +31,7 @@ from harness.protocols import (
     Probe,
     ProbeContext,
 )
+from harness.sampling import stratified
 from harness.types import FeatureSpec, FeatureTable, Ids, ImageBatch, JSONValue, OutputSpec, digest
 
 if TYPE_CHECKING:
@@ -134,11 +135,16 @@ class Preparation:
     # --- perturbations
 
     def _target(self, cell: PlannedCell) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        if cell.perturbation.target is None:
-            return None
-        if cell.perturbation.target == "head":
-            return head_scores(self.model, self.walk.dataset.dataset.info.label_space)
+        if cell.perturbation.target != "probe":
+            return self._head_target(cell.perturbation)
         return probe_scores(self.model, self.probe(cell), self.fitted(cell))
+
+    def _head_target(self, component: PerturbationComponent) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """The head that an attack is crafted on: the evaluated model's, or that of the source it names."""
+        label_space = self.walk.dataset.dataset.info.label_space
+        if component.source_param is not None:
+            return head_scores(self._inject(component, component.source_param), label_space)
+        return head_scores(self.model, label_space) if component.target == "head" else None
 
     def _prepare(
         self,
@@ -174,8 +180,9 @@ class Preparation:
             self._injected[key] = wanted.build().to(self.forward.device)
         return self._injected[key]
 
-    def _support_batches(self) -> Iterator[ImageBatch]:
-        positions = np.arange(len(self.walk.dataset.dataset.index(self._support_split)), dtype=np.int64)
+    def _support_batches(self, limit: int | None = None) -> Iterator[ImageBatch]:
+        index = self.walk.dataset.dataset.index(self._support_split)
+        positions = stratified(index, None if limit is None else min(limit, len(index)))
         yield from (batch for _, batch in self._load(self._support_split, positions))
 
     # --- support features
@@ -322,10 +329,8 @@ class Preparation:
     def _support_perturbation(self, cell: PlannedCell) -> AnyPerturbation:
         component = cell.support
         assert component is not None
-        target = None
-        if component.target == "head":
-            target = head_scores(self.model, self.walk.dataset.dataset.info.label_space)
-        elif component.target == "probe":
+        target = self._head_target(component)
+        if component.target == "probe":
             target = probe_scores(self.model, self.probe(cell), self._fit_clean(cell))
         seed = cell.cell.seeds.support_perturb or 0
         in_split = len(self.walk.dataset.dataset.index(self._support_split))

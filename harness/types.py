@@ -764,7 +764,8 @@ class LevelSpec:
     """The strength axis of a perturbation: its name with unit, the sweep that ``@all`` means, and its range.
 
     ``identity`` is the level at which the perturbation provably changes nothing (None if there is none); the engine
-    then reuses the clean forward. ``nested``: what a level removes, every higher level removes too.
+    then reuses the clean forward. ``nested``: what a level removes, every higher level removes too. ``whole``: only
+    whole numbers are levels.
     """
 
     name: str
@@ -774,6 +775,7 @@ class LevelSpec:
     unit: str = ""
     identity: float | None = None
     nested: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.values or any(not self.low <= value <= self.high for value in self.values):
@@ -785,4 +787,6 @@ class LevelSpec:
         """``value`` if it lies in the range; :class:`ParameterError` naming ``where`` otherwise."""
         if not self.low <= value <= self.high:
             raise ParameterError(f"{where}: {self.name} must lie in [{self.low:g}, {self.high:g}], not {value:g}")
+        if self.whole and value != int(value):
+            raise ParameterError(f"{where}: {self.name} must be a whole number, not {value:g}")
         return float(value)

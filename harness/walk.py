@@ -222,7 +222,8 @@ class Walk:
     def _untouched(self, cell: LiveCell, batch: ImageBatch, state: Any, level: float | None) -> ImageBatch:
         """The batch at the level that changes nothing, with what the perturbation says it realised there."""
         perturbation = cell.perturbation
-        if cell.item.perturbation.target is not None or cell.item.perturbation.is_clean:
+        part = cell.item.perturbation
+        if part.target is not None or part.source is not None or part.is_clean:
             return batch
         if isinstance(perturbation, ModelPerturbation):
             with perturbation.around(self.preparation.model, batch, state, level) as (_, seen):

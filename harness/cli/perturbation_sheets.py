@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.cli.sheets import SheetOptions
     from harness.components import ModelComponent, PerturbationComponent
     from harness.grammar import Selector
-    from harness.protocols import Dataset, Model, Perturbation
+    from harness.protocols import Dataset, Model, Perturbation, SupportImages
     from harness.types import ImageBatch, View
 
 _MOST_IMAGES = 24
@@ -37,7 +37,7 @@ class _Images:
     num_classes: int
     label_space: str | None
     num_images: int
-    support: Callable[[], Iterator[ImageBatch]] | None
+    support: SupportImages | None
 
 
 def perturbation_drawing(
@@ -205,18 +205,17 @@ def _from_dataset(dataset: Dataset, split: str | None, positions: tuple[int, ...
         num_classes=len(info.classes),
         label_space=info.label_space,
         num_images=size,
-        support=None if info.support_split is None else lambda: _support(dataset, view),
+        support=None if info.support_split is None else lambda limit=None: _support(dataset, view, limit),
     )
 
 
-def _support(dataset: Dataset, view: View) -> Iterator[ImageBatch]:
-    import numpy as np
-
+def _support(dataset: Dataset, view: View, limit: int | None) -> Iterator[ImageBatch]:
     from harness.loader import BatchSize, load_batches
+    from harness.sampling import stratified
 
     split = dataset.info.support_split
     assert split is not None
-    positions = np.arange(len(dataset.index(split)))
+    positions = stratified(dataset.index(split), limit)
     batches = load_batches(dataset, split, positions, view, batch_size=BatchSize(64), workers=0)
     yield from (batch for _, batch in batches)
 
@@ -240,11 +239,17 @@ def _drawn(
         words.insert(1, f"seed {options.seed or 0}")
     if model is not None:
         words.append(f"model {model.ref.name}")
-    if component.target is not None and evaluated is not None and not _share_labels(images, evaluated):
-        images = _as_the_model_sees_them(images, evaluated)
+    victim = evaluated if component.source is None else component.source.build()
+    if component.target == "probe":
+        raise CapabilityError(
+            f"{component.ref.name} aims at a fitted probe, which a picture has not",
+            hint="leave attack_target=probe out",
+        )
+    if (component.target or component.source) and victim is not None and not _share_labels(images, victim):
+        images = _as_the_model_sees_them(images, victim)
         words.append("labels as the model sees them")
     try:
-        perturbation = _prepared(component, evaluated, images, view, options.seed or 0)
+        perturbation = _prepared(component, evaluated, victim, images, view, options.seed or 0)
         return perturbation_sheet(
             perturbation, images.batch, levels=component.levels, titles=images.titles, heading=", ".join(words)
         )
@@ -271,21 +276,26 @@ def _as_the_model_sees_them(images: _Images, model: Model) -> _Images:
         scores = head_scores(model)(images.batch.images)
     # A label made inside inference mode could take no part in gradients.
     labels = torch.tensor(scores.argmax(dim=1).tolist(), dtype=torch.int64)
-    return dataclasses.replace(
-        images, batch=dataclasses.replace(images.batch, labels=labels), num_classes=scores.shape[1]
-    )
+    batch = dataclasses.replace(images.batch, labels=labels)
+    return dataclasses.replace(images, batch=batch, num_classes=scores.shape[1], label_space=None)
 
 
 def _prepared(
-    component: PerturbationComponent, evaluated: Model | None, images: _Images, view: View, seed: int
+    component: PerturbationComponent,
+    evaluated: Model | None,
+    victim: Model | None,
+    images: _Images,
+    view: View,
+    seed: int,
 ) -> Perturbation:
-    """The perturbation as the engine prepares it, on the CPU and without a cache."""
+    """The perturbation as the engine prepares it, on the CPU and without a cache; an attack leads ``victim`` away."""
     import torch
 
     from harness.errors import PluginError
     from harness.forward import head_scores
     from harness.protocols import Perturbation, PerturbationContext
 
+    is_attack = component.target is not None or component.source is not None
     perturbation = component.build()
     if not isinstance(perturbation, Perturbation):
         raise PluginError(f"perturbation {component.ref.name} is said to act on images, but has no apply")
@@ -299,7 +309,7 @@ def _prepared(
             models={parameter: injected.build() for parameter, injected in component.injected.items()},
             evaluated=evaluated,
             num_images=images.num_images,
-            target=None if component.target is None or evaluated is None else head_scores(evaluated),
+            target=head_scores(victim, images.label_space) if is_attack and victim is not None else None,
             support=images.support,
         )
     )

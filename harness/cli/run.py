@@ -59,6 +59,16 @@ _AXES = (
     click.option("-L", "--limit", metavar="N|FRACTION", help="Use so many images, stratified by class; recorded."),
     click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of the forward pass."),
     click.option(
+        "--attack-target",
+        type=click.Choice(["head", "probe"]),
+        help="What attacks aim at that do not say so themselves: the model's head, or the probe that is then asked.",
+    ),
+    click.option(
+        "--baseline",
+        metavar="MODEL",
+        help="Model, with its pretrained weights, that errors under corruptions are divided by: mce_vs_MODEL.",
+    ),
+    click.option(
         "--controls",
         is_flag=True,
         help="Add negative controls of every number: random weights, shuffled support labels, duplicated features, "
@@ -202,6 +212,8 @@ def _asked(given: dict[str, Any]) -> Asked:
         limit=given["limit"],
         precision=given["precision"],
         controls=given["controls"],
+        baseline=given["baseline"],
+        attack_target=given["attack_target"],
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,7 +102,7 @@ def prepared(subject: Subject, *, seed: int = 0, all_levels: bool = False) -> tu
                 evaluated=backbone,
                 num_images=sample.images,
                 target=None if victim is None else lambda images: _head_scores(victim, images),
-                support=lambda: _support(subject),
+                support=lambda limit=None: _support(subject, limit),
             )
         )
     except CapabilityError as error:
@@ -121,8 +120,10 @@ def _head_scores(model: TinyModel, images: Tensor) -> Tensor:
     return model.outputs(images, OutputSpec(logits=True)).logits["head"]
 
 
-def _support(subject: Subject) -> Iterator[ImageBatch]:
+def _support(subject: Subject, limit: int | None) -> Iterator[ImageBatch]:
     sample = subject.sample
-    for start in np.arange(1000, 1000 + 2 * sample.images, sample.images).tolist():
-        labels = [(start + i) % sample.classes for i in range(sample.images)]
+    there = 2 * sample.images
+    wanted = there if limit is None else min(limit, there)
+    for start in range(1000, 1000 + wanted, sample.images):
+        labels = [(start + i) % sample.classes for i in range(min(sample.images, 1000 + wanted - start))]
         yield sample_batch(labels, side_px=sample.side_px, start=start)

@@ -15,7 +15,7 @@ from harness.errors import CapabilityError
 from harness.protocols import PerturbationContext
 from harness.types import ImageBatch
 from harness_patchdrop.parameters import FillName
-from harness_patchdrop.threads import by_image
+from harness.threads import by_image
 
 _NOISE_STREAM = "patchdrop.noise"
 

@@ -27,7 +27,7 @@ from harness_patchdrop.parameters import (
     RandomDropParams,
 )
 from harness_patchdrop.replacement import STREAM, PixelReplacement
-from harness_patchdrop.threads import by_image
+from harness.threads import by_image
 
 _MANY_CELLS = 4096
 """From so many on, drawing and sorting take longer than handing them to threads."""

@@ -27,7 +27,7 @@ from harness_patchdrop.parameters import (
 )
 from harness_patchdrop.ranked_drop import RankedDrop
 from harness_patchdrop.replacement import STREAM, PixelReplacement
-from harness_patchdrop.threads import by_image
+from harness.threads import by_image
 
 Profile: TypeAlias = Literal["linear", "center_max", "center_min"]
 Share: TypeAlias = tuple[int, int]

@@ -144,6 +144,39 @@ def test_what_an_attack_aims_at_decides_what_it_needs(catalog):
     assert perturbation_component(catalog, "dimmed").target is None
 
 
+def test_an_attack_that_says_nothing_aims_where_the_run_says(catalog):
+    for item in ("signstep", SignStep(), ("signstep", [16.0])):
+        told, plain = perturbation_component(catalog, item, "probe"), perturbation_component(catalog, item)
+        assert (told.target, plain.target) == ("probe", "head")
+        assert told.ref.fingerprint != plain.ref.fingerprint
+    written = perturbation_component(catalog, "signstep:aim=probe")
+    assert written.ref.fingerprint == perturbation_component(catalog, "signstep", "probe").ref.fingerprint
+    assert perturbation_component(catalog, "signstep:aim=head", "probe").target == "head"
+    assert perturbation_component(catalog, "dimmed", "probe").target is None
+
+
+def test_a_transfer_attack_needs_nothing_of_the_evaluated_model(catalog):
+    component = perturbation_component(catalog, "signstep:source=tiny@16")
+    assert (component.target, component.needs) == (None, frozenset())
+    assert component.source.ref.use == "tiny"
+    applies(catalog, model="headless", perturbation="signstep:source=tiny", probe="centroid")
+    with pytest.raises(ParameterError, match="cannot aim at the probe"):
+        perturbation_component(catalog, "signstep:source=tiny:aim=probe")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("headless", ["signstep: source=headless", "needs logits"]),
+        ("elsewhere", ["source=elsewhere", "labels of imagenet1k", "those of shapes"]),
+    ],
+)
+def test_a_source_that_cannot_be_attacked_for_these_classes_is_refused(catalog, source, words):
+    with pytest.raises(CapabilityError) as caught:
+        applies(catalog, perturbation=f"signstep:source={source}", probe="centroid")
+    assert all(word in caught.value.message for word in words)
+
+
 def test_a_probe_by_name_and_as_an_instance(catalog):
     named, instance = probe_component(catalog, "centroid:shots=5"), CentroidProbe(shots=5)
     given = probe_component(catalog, instance)

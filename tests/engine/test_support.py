@@ -8,12 +8,13 @@ import pytest
 import torch
 from engine_doubles import models
 from engine_doubles.data import CountingDataset
-from engine_doubles.models import VIEW, TinyModel
+from engine_doubles.models import VIEW, TinyModel, make_tiny
 from engine_doubles.perturbations import Dimmed, Greedy, SignStep, Speckled
 from engine_doubles.probes import CentroidProbe
 
 from harness.components import perturbation_component
 from harness.types import Ids, OutputSpec
+from harness.weights import WeightsChoice
 
 
 @pytest.fixture
@@ -170,6 +171,25 @@ def test_an_attack_on_the_head_gets_the_models_scores(run, model, dataset):
     images = dataset.load("query", range(4), VIEW).images
     expected = TinyModel().outputs(images, OutputSpec(logits=True)).logits["head"]
     assert torch.allclose(step.context.target(images), expected)
+
+
+def test_a_transfer_attack_is_crafted_on_the_source_and_asked_of_the_other(run, dataset):
+    result = run(model=TinyModel(), dataset=dataset, probe="toy_head", perturb="signstep:source=tiny@0,16")
+    (step,) = SignStep.prepared
+    images = dataset.load("query", range(4), VIEW).images
+    source = make_tiny(net=0, weights=WeightsChoice())
+    assert torch.allclose(step.context.target(images), source.outputs(images, OutputSpec(logits=True)).logits["head"])
+    assert [record.cell["level"] for record in result.records] == [None, 0.0, 16.0]
+
+
+def test_support_images_come_stratified_where_a_limit_is_given(run, dataset):
+    run(model=TinyModel(), dataset=dataset, probe="toy_head", perturb="signstep@16")
+    (step,) = SignStep.prepared
+    every = [label for batch in step.context.support() for label in batch.labels.tolist()]
+    some = [label for batch in step.context.support(6) for label in batch.labels.tolist()]
+    assert len(every) == 18
+    assert sorted(some) == [0, 0, 1, 1, 2, 2]
+    assert len(list(step.context.support(1000))) == len(list(step.context.support()))
 
 
 def test_an_attack_on_the_probe_gets_the_fitted_probes_scores(run, model, dataset):

@@ -254,6 +254,13 @@ def test_a_level_is_checked_against_its_range() -> None:
             level.check(value, "here")
 
 
+def test_an_axis_of_whole_numbers_takes_no_others() -> None:
+    level = LevelSpec(name="severity", values=(1, 2), low=1, high=5, whole=True)
+    assert level.check(3.0, "here") == 3
+    with pytest.raises(ParameterError, match=r"here: severity must be a whole number, not 2\.5"):
+        level.check(2.5, "here")
+
+
 def model_info(**changes: object) -> ModelInfo:
     values: dict[str, object] = {
         "name": "m", "family": "f", "view": View(crop=8), "weights": WeightsInfo(origin="random", identity="r"),

@@ -12,6 +12,7 @@ from harness import TensorDataset
 from harness.errors import DataError
 from harness.loader import take
 from harness.protocols import SplitIndex
+from harness.types import View
 
 
 def pictures(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,3 +73,7 @@ class CountingDataset:
 
 def make_tints():
     return tiny_dataset()
+
+
+def make_graded(*, grade: int = 1):
+    return CountingDataset(fingerprint=f"graded {grade}", view=View(crop=12))

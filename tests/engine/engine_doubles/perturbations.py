@@ -77,6 +77,7 @@ class Holed(_Plain):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignStepParams:
     aim: str = param("head", help="head or probe")
+    source: str | None = param(None, help="the model whose head it is crafted on")
 
 
 class SignStep(_Plain):
@@ -84,7 +85,7 @@ class SignStep(_Plain):
 
     prepared: ClassVar[list[SignStep]] = []
 
-    def __init__(self, *, aim="head"):
+    def __init__(self, *, aim="head", source=None):
         super().__init__()
         self.info = PerturbationInfo(name="signstep", level=EPS, needs_target=True, keyed=False)
         self.aim = aim

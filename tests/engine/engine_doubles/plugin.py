@@ -10,12 +10,20 @@ from engine_doubles.probes import CentroidParams
 from harness.entries import DatasetEntry, ModelEntry, PerturbationEntry, ProbeEntry
 from harness.hookspecs import hookimpl
 from harness.params import param
-from harness.types import Capability
+from harness.types import Capability, LevelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TinyParams:
     net: int = param(0, help="which of the tiny networks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradedParams:
+    grade: int = param(1, help="how strong", low=1, high=3)
+
+
+GRADES = LevelSpec(name="grade", values=(1, 2, 3), low=1, high=3, whole=True)
 
 
 def _model(name, target, params=TinyParams, space=SPACE, gives=GIVES):
@@ -50,7 +58,17 @@ def harness_register_perturbations():
     yield _perturbation("dimmed", "Dimmed")
     yield _perturbation("holed", "Holed", stochastic=True)
     yield _perturbation("speckled", "Speckled", stochastic=True, level=SIGMA)
-    yield _perturbation("signstep", "SignStep", needs_target=True, target_param="aim", level=EPS, params=SignStepParams)
+    yield _perturbation(
+        "signstep",
+        "SignStep",
+        needs_target=True,
+        target_param="aim",
+        source_param="source",
+        model_params=("source",),
+        level=EPS,
+        params=SignStepParams,
+    )
+    yield _perturbation("smeared", "Dimmed", baselined=True)
     yield _perturbation("guided", "Guided", model_params=("guide",), params=GuidedParams)
     yield _perturbation("muffled", "Muffled", stage="model")
 
@@ -74,4 +92,14 @@ def harness_register_probes():
 
 @hookimpl
 def harness_register_datasets():
+    yield DatasetEntry(
+        name="graded",
+        target="engine_doubles.data:make_graded",
+        summary="a double",
+        label_space=SPACE,
+        params=GradedParams,
+        level=GRADES,
+        level_param="grade",
+        baselined=True,
+    )
     yield DatasetEntry(name="tints", target="engine_doubles.data:make_tints", summary="a double", label_space=SPACE)
