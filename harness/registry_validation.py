@@ -177,10 +177,11 @@ def _look_up(catalog: Catalog, report: FileReport) -> None:
 
 
 def _look_up_selector(catalog: Catalog, kind: Kind, text: str) -> None:
+    found = catalog.expand(kind, [text])
     if is_glob(text):
-        catalog.expand(kind, [text])
         return
-    selector = parse_selector(text)
-    # A suite may leave it to the person who runs it where the images lie: --data says so.
-    placed = kind != "dataset" or "root" in selector.params or not catalog.takes(kind, selector, "root")
-    catalog.resolve(kind, selector, overrides={} if placed else {"root": "DIR"})
+    for item in found:
+        selector = parse_selector(item.text)
+        # A suite may leave it to the person who runs it where the images lie: --data says so.
+        placed = kind != "dataset" or "root" in selector.params or not catalog.takes(kind, selector, "root")
+        catalog.resolve(kind, selector, overrides={} if placed else {"root": "DIR"})

@@ -7,7 +7,7 @@ import inspect
 from functools import cache
 from typing import TYPE_CHECKING
 
-from harness.entries import API_VERSION, Entry, ModelEntry, PerturbationEntry, ProbeEntry
+from harness.entries import API_VERSION, DatasetEntry, Entry, ModelEntry, PerturbationEntry, ProbeEntry
 from harness.errors import PluginError
 from harness.hookspecs import PROJECT
 from harness.naming import did_you_mean
@@ -109,7 +109,9 @@ def _params_problem(entry: Entry) -> str | None:
     if isinstance(entry, ModelEntry):
         named = [entry.tag_param]
     elif isinstance(entry, PerturbationEntry):
-        named = [entry.target_param, *entry.model_params]
+        named = [entry.target_param, entry.source_param, *entry.model_params]
+    elif isinstance(entry, DatasetEntry):
+        named = [entry.level_param]
     if wrong := [name for name in named if name is not None and name not in names]:
         return f"{wrong[0]!r} is not one of its parameters ({', '.join(names) or 'none'})"
     return None

@@ -8,14 +8,19 @@ import numpy as np
 import torch
 
 from harness.errors import DataError
-from harness.protocols import Dataset
-from harness.testing.kit import CheckFunction, Subject, expect, expect_refusal
+from harness.protocols import Dataset, DatasetInfo
+from harness.testing.kit import CheckFunction, NotApplicableError, Subject, expect, expect_refusal
 from harness.testing.observe import differing_fields, global_randomness_untouched
 from harness.testing.sample import take_images
 from harness.types import View
 
 VIEWS = (View(resize=36, crop=32), View(resize=24, crop=24, interpolation="nearest", mode="squash"))
 """Two views that any image can be shown under, whatever its size."""
+
+
+def views_of(info: DatasetInfo) -> tuple[View, ...]:
+    """The views to try a dataset under: any two, or its own where its images must not be resized."""
+    return VIEWS if info.view is None else (info.view, View(crop=min(24, info.view.crop)))
 
 
 def check_splits_named(subject: Subject) -> None:
@@ -96,7 +101,7 @@ def check_unknown_split_refused(subject: Subject) -> None:
     dataset = _made(subject)
     name = "no-such-split"
     expect_refusal(DataError, f"index({name!r})", lambda: dataset.index(name))
-    expect_refusal(DataError, f"load({name!r})", lambda: dataset.load(name, [0], VIEWS[0]))
+    expect_refusal(DataError, f"load({name!r})", lambda: dataset.load(name, [0], views_of(dataset.info)[0]))
 
 
 def check_loads_what_was_asked(subject: Subject) -> None:
@@ -105,7 +110,7 @@ def check_loads_what_was_asked(subject: Subject) -> None:
     for split in dataset.info.splits:
         index = dataset.index(split)
         positions = _positions(subject, len(index))[::-1]
-        batch = dataset.load(split, positions, VIEWS[0])
+        batch = dataset.load(split, positions, views_of(dataset.info)[0])
         expect(
             batch.positions.tolist() == positions,
             f"split {split!r}: expected positions {positions}, found {batch.positions.tolist()}",
@@ -124,7 +129,7 @@ def check_images_fit_the_view(subject: Subject) -> None:
     dataset = _made(subject)
     split = dataset.info.query_split
     positions = _positions(subject, len(dataset.index(split)))
-    for view in VIEWS:
+    for view in views_of(dataset.info):
         images = dataset.load(split, positions, view).images
         shape = (len(positions), 3, view.crop, view.crop)
         expect(tuple(images.shape) == shape, f"view {view.text}: expected {shape}, found {tuple(images.shape)}")
@@ -139,9 +144,9 @@ def check_pixels_independent_of_batching(subject: Subject) -> None:
     dataset = _made(subject)
     split = dataset.info.query_split
     positions = _positions(subject, len(dataset.index(split)))
-    whole = dataset.load(split, positions, VIEWS[0])
+    whole = dataset.load(split, positions, views_of(dataset.info)[0])
     for i, position in enumerate(positions):
-        wrong = differing_fields(take_images(whole, [i]), dataset.load(split, [position], VIEWS[0]))
+        wrong = differing_fields(take_images(whole, [i]), dataset.load(split, [position], views_of(dataset.info)[0]))
         expect(not wrong, f"position {position} loaded alone: expected the same, found other {', '.join(wrong)}")
 
 
@@ -150,11 +155,11 @@ def check_threads_agree(subject: Subject) -> None:
     dataset = _made(subject)
     split = dataset.info.query_split
     positions = _positions(subject, len(dataset.index(split)))
-    expected = {position: dataset.load(split, [position], VIEWS[0]) for position in positions}
+    expected = {position: dataset.load(split, [position], views_of(dataset.info)[0]) for position in positions}
     fresh = _made(subject)
     work = positions * 4
     with ThreadPoolExecutor(max_workers=4) as pool:
-        found = list(pool.map(lambda position: fresh.load(split, [position], VIEWS[0]), work))
+        found = list(pool.map(lambda position: fresh.load(split, [position], views_of(dataset.info)[0]), work))
     for position, batch in zip(work, found, strict=True):
         wrong = differing_fields(expected[position], batch)
         expect(
@@ -170,7 +175,18 @@ def check_global_randomness_untouched(subject: Subject) -> None:
     with global_randomness_untouched("index"):
         size = len(dataset.index(split))
     with global_randomness_untouched("load"):
-        dataset.load(split, _positions(subject, size), VIEWS[0])
+        dataset.load(split, _positions(subject, size), views_of(dataset.info)[0])
+
+
+def check_stored_images_not_resized(subject: Subject) -> None:
+    """A dataset of images stored ready to use, which has a view of its own, refuses one that resizes them again."""
+    dataset = _made(subject)
+    own = dataset.info.view
+    if own is None:
+        raise NotApplicableError("has no view of its own")
+    expect(own.resize is None, f"expected a view of its own that resizes nothing, found {own.text}")
+    split, again = dataset.info.query_split, View(resize=own.crop + 32, crop=own.crop)
+    expect_refusal(DataError, f"load() under {again.text}", lambda: dataset.load(split, [0], again))
 
 
 CHECKS: tuple[CheckFunction, ...] = (
@@ -181,6 +197,7 @@ CHECKS: tuple[CheckFunction, ...] = (
     check_unknown_split_refused,
     check_loads_what_was_asked,
     check_images_fit_the_view,
+    check_stored_images_not_resized,
     check_pixels_independent_of_batching,
     check_threads_agree,
     check_global_randomness_untouched,

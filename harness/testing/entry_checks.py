@@ -85,13 +85,20 @@ def check_signature_agrees(subject: Subject) -> None:
 
 
 def check_special_parameters_exist(subject: Subject) -> None:
-    """Parameters that the entry gives a role (tag, target, models, features) are among those it declares."""
+    """Parameters that the entry gives a role (tag, target, models, features, level) are among those it declares."""
     entry = subject.entry
     named: tuple[str | None, ...] = ()
     if isinstance(entry, ModelEntry):
         named = (entry.tag_param,)
     elif isinstance(entry, PerturbationEntry):
         named = (entry.target_param, *entry.model_params)
+        source = entry.source_param
+        expect(
+            source is None or source in entry.model_params,
+            f"source_param: expected one of model_params ({_words(entry.model_params)}), found {source}",
+        )
+    elif isinstance(entry, DatasetEntry):
+        named = (entry.level_param,)
     elif isinstance(entry, ProbeEntry):
         named = (entry.features_param,)
     known = [f.name for f in fields(entry.params)]

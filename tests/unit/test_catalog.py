@@ -19,6 +19,7 @@ from harness.components import perturbation_component
 from harness.discovery import FoundPlugin
 from harness.entries import DatasetEntry, ModelEntry, PerturbationEntry, ProbeEntry
 from harness.errors import MissingDependencyError, ParameterError, PluginError, RegistryError, WeightsError
+from harness.grammar import parse_selector
 from harness.hookspecs import hookimpl
 from harness.manager import build_manager
 from harness.params import coerce, param
@@ -438,7 +439,8 @@ def test_packaged_suites_and_defaults_resolve() -> None:
         for axis, kind in (*axes.items(), ("support_perturbations", "perturbation")):
             for item in catalog.expand(kind, getattr(suite, axis)):
                 # Where the images of a folder lie is for the command to say.
-                catalog.resolve(kind, item.text, overrides={"root": "DIR"} if item.text == "folder" else {})
+                placed = kind == "dataset" and catalog.takes(kind, parse_selector(item.text), "root")
+                catalog.resolve(kind, item.text, overrides={"root": "DIR"} if placed else {})
     for kind in axes.values():
         catalog.resolve(kind, getattr(catalog.defaults, kind))
 

@@ -14,7 +14,7 @@ from contract_doubles.subjects import doubles_of, subject
 from harness.entries import DatasetEntry
 from harness.errors import DataError
 from harness.protocols import DatasetInfo, SplitIndex
-from harness.types import ImageBatch
+from harness.types import ImageBatch, View
 
 CLASSES = ("red", "green", "blue")
 
@@ -172,9 +172,30 @@ class OtherLabelSpaceThanTheEntry(GoodColours):
         return replace(super().info, label_space="shades")
 
 
+class StoredColours(GoodColours):
+    """Ready to use at 24 pixels: nothing of it is resized again."""
+
+    @property
+    def info(self):
+        return replace(super().info, view=View(crop=24))
+
+    def load(self, split, positions, view):
+        if view.resize is not None:
+            raise DataError(f"these images are not resized again: view {view.text}")
+        return super().load(split, positions, view)
+
+
+class ResizesStoredImages(StoredColours):
+    def load(self, split, positions, view):
+        return super().load(split, positions, replace(view, resize=None))
+
+
 COLOURS = DatasetEntry(name="colours", target=f"{__name__}:GoodColours", summary="plain colours", label_space="colours")
 
-REFERENCES = {"GoodColours": subject(COLOURS)}
+REFERENCES = {
+    "GoodColours": subject(COLOURS),
+    "StoredColours": subject(replace(COLOURS, target=f"{__name__}:StoredColours")),
+}
 DOUBLES = doubles_of(
     COLOURS,
     AsksAboutAMissingSplit,
@@ -188,6 +209,7 @@ DOUBLES = doubles_of(
     LabelsOfAnotherSplit,
     BytesInsteadOfFractions,
     IgnoresTheView,
+    ResizesStoredImages,
     StretchesContrastByBatch,
     SharesABuffer,
     ShufflesWithTheGlobalGenerator,

@@ -75,6 +75,7 @@ DOUBLES = {
     "MissingModule": subject(replace(DIMMING, target="contract_doubles.nowhere:Nothing")),
     "HeavyDescriptor": subject(DIMMING, plugin="contract_doubles.heavy_plugin"),
     "BrokenDescriptor": subject(DIMMING, plugin="contract_doubles.no_such_plugin"),
+    "SourceIsNoModelParameter": subject(replace(DIMMING, source_param="factor")),
     "UnknownTargetParameter": subject(replace(DIMMING, target_param="aim", model_params=("saliency",))),
     "WrongLevelInEntry": subject(replace(DIMMING, level=replace(FACTOR, high=2))),
 }
