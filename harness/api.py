@@ -126,7 +126,8 @@ class RunResult:
     def tables(self) -> list[Table]:
         """What a person reads: headline numbers, the negative controls beside each of them if asked for, summaries."""
         from harness.report.controls import control_tables
-        from harness.report.tables import record_tables, summary_tables
+        from harness.report.summary_tables import summary_tables
+        from harness.report.tables import record_tables
 
         return [
             *record_tables(self.asked, self.headlines),
@@ -394,8 +395,20 @@ def derive_summaries(
     write_summaries(folder / "summaries.jsonl", summaries)
     keys = {record.key for record in shown}
     beside = {key for named in baselines.values() for key in named.values()}
-    # A summary is about the last of its records; what baselines answered may stand before it.
-    return [s for s in summaries if s.records[-1] in keys and (keys | beside).issuperset(s.records)]
+    perturbed = {record.key for record in shown if record.cell["perturbation"] != "none"}
+    return [summary for summary in summaries if _is_about(summary, keys, perturbed, beside)]
+
+
+def _is_about(summary: SummaryRecord, keys: set[str], perturbed: set[str], beside: set[str]) -> bool:
+    """Whether a summary speaks of records asked for; ``beside`` are those of baselines, which it may rest on as well.
+
+    One over perturbations or datasets takes in whatever the folder holds, also of earlier commands.
+    """
+    if "dataset" not in summary.group:
+        return not keys.isdisjoint(summary.records)
+    if "perturbation" not in summary.group:
+        return not perturbed.isdisjoint(summary.records)
+    return (keys | beside).issuperset(summary.records) and summary.records[-1] in keys
 
 
 def _without_outcomes(store: RecordStore) -> frozenset[str]:

@@ -30,7 +30,13 @@ _AXES = (
         help="Perturbation; @0.5, @0.1,0.5 or @all for levels (repeatable).",
     ),
     click.option("--probe", "probes", multiple=True, metavar="NAME[:key=value]", help="Probe (repeatable)."),
-    click.option("-d", "--dataset", "datasets", multiple=True, help="Dataset name (repeatable)."),
+    click.option(
+        "-d",
+        "--dataset",
+        "datasets",
+        multiple=True,
+        help="Dataset name; NAME@1,2 or @all for one that comes at levels (repeatable).",
+    ),
     click.option(
         "--support-perturb",
         "support_perturbations",
@@ -133,6 +139,7 @@ def run(**given: Any) -> int:
     \b
       harness run --model vit_b16 --probe fewshot
       harness run -m resnet50,vit_s16 -p patchdrop_random@all --probe top1 --data PHOTOS
+      harness run -m vit_mini -p pgd@1,2,4 --probe head -d shapes
       harness run -m 'deit_*' --weights random -p patchdrop_random:grid=7@0.25,0.5 -d digits
     """
     _check_plot(given)

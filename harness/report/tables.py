@@ -15,14 +15,16 @@ from harness.report.labels import (
     particulars,
     support_name,
 )
-from harness.run_folder import SUMMARIES
-from harness.types import JSONScalar, Measurement, ResultRecord, SummaryRecord
+from harness.types import JSONScalar, Measurement, ResultRecord
+
+LISTED_FROM = 3
+"""From so many kinds of one dataset on, they are rows of a table instead of tables."""
 
 MAX_COLUMNS = 5
 """Models stand side by side where each has one column and they are no more than this; else each has its table."""
 
-MAX_METRICS = 3
-"""Numbers of a summary side by side: their names are long, and more would be broken over two lines."""
+PER_CENT = {"fraction": 100, "percent": 1}
+"""Units that are shown in percent, and by what their values are multiplied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str])
     No two records share a place of a table: datasets of one name are tables of their own, named by the parameters they
     differ in, and records of one model that differ in anything else, such as the view, are columns that say so.
     """
-    labels = Labels(records)
+    labels = RowLabels(records)
     groups: dict[tuple[str, ...], list[ResultRecord]] = {}
     for record in records:
         if record.not_applicable is None:
@@ -51,15 +53,46 @@ def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str])
     precision = len({record.cell["precision"] for record in records}) > 1
     tables: list[Table] = []
     for members in groups.values():
-        title = f"{labels.component(members[0].cell, 'probe')} on {data_name(members[0].cell, labels)}"
+        title = f"{labels.component(members[0].cell, 'probe')} on {labels.place(members[0].cell)}"
         title += f", {members[0].cell['precision']}" if precision else ""
         tables += _tables_of_group(members, title, headlines, labels)
     return tables
 
 
-def _group_key(cell: Mapping[str, Any], labels: Labels) -> tuple[str, ...]:
+class RowLabels(Labels):
+    """Labels of rows: the perturbation, or the dataset where one comes in many kinds and nothing was perturbed.
+
+    Those kinds, such as the corruptions and severities of stored files, then share a table.
+    """
+
+    def __init__(self, records: Iterable[ResultRecord]) -> None:
+        records = tuple(records)
+        super().__init__(records)
+        kinds: dict[str, set[str]] = {}
+        perturbed = set()
+        for record in records:
+            name = record.cell["dataset"]
+            kinds.setdefault(name, set()).add(self.component(record.cell, "dataset"))
+            if record.cell["perturbation"] != "none":
+                perturbed.add(name)
+        self._listed = {name for name, found in kinds.items() if len(found) >= LISTED_FROM} - perturbed
+
+    def place(self, cell: Mapping[str, Any]) -> str:
+        """What a table is about: dataset and split."""
+        return f"{cell['dataset']}/{cell['split']}" if self.is_listed(cell) else data_name(cell, self)
+
+    def row(self, cell: Mapping[str, Any]) -> str:
+        """What a row is about."""
+        return self.component(cell, "dataset") if self.is_listed(cell) else self.perturbation(cell)
+
+    def is_listed(self, cell: Mapping[str, Any]) -> bool:
+        """Whether the kinds of the cell's dataset are rows."""
+        return cell["dataset"] in self._listed
+
+
+def _group_key(cell: Mapping[str, Any], labels: RowLabels) -> tuple[str, ...]:
     return (
-        data_name(cell, labels),
+        labels.place(cell),
         str(cell["limit"]),
         labels.component(cell, "probe"),
         labels.support(cell),
@@ -77,12 +110,12 @@ def headline_metric(records: Sequence[ResultRecord], headlines: Mapping[str, str
 
 
 def _tables_of_group(
-    records: Sequence[ResultRecord], title: str, headlines: Mapping[str, str], labels: Labels
+    records: Sequence[ResultRecord], title: str, headlines: Mapping[str, str], labels: RowLabels
 ) -> list[Table]:
     metric = headline_metric(records, headlines)
     if metric is None:
         return []
-    names = _model_names(records, labels)
+    names = model_names(records, labels)
     columns: dict[tuple[str, str], None] = {}
     for record in records:
         for row in record.measurements:
@@ -103,7 +136,7 @@ def _table(
     metric: str,
     columns: Sequence[tuple[str, str]],
     title: str,
-    labels: Labels,
+    labels: RowLabels,
     *,
     single: bool,
 ) -> Table:
@@ -112,7 +145,7 @@ def _table(
     rows: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     with_loss = any(m.metric == "information_loss" for record in mine for m in record.measurements)
     for record in mine:
-        label = [labels.perturbation(record.cell)]
+        label = [labels.row(record.cell)]
         if with_loss:
             loss = [m.value for m in record.measurements if m.metric == "information_loss"]
             label.append(f"{100 * loss[0]:.1f}" if loss else "0.0" if record.cell["perturbation"] == "none" else "")
@@ -132,7 +165,7 @@ def _table(
     title = f"{named}{metric}{percent} of {title}"
     if cell["support"] is not None and cell["support"]["perturbation"] != "none":
         title += f", support under {labels.support(cell)}"
-    header = ("perturbation", *(("loss %",) if with_loss else ()))
+    header = ("dataset" if labels.is_listed(cell) else "perturbation", *(("loss %",) if with_loss else ()))
     heads = tuple((dims or metric) if single else " ".join(filter(None, (model, dims))) for model, dims in columns)
     notes = [counted_text(shown) + (f" (limit {cell['limit']} of the split)" if cell["limit"] else "")]
     intervals = sorted(
@@ -148,11 +181,14 @@ def _table(
     )
 
 
-def _model_names(records: Iterable[ResultRecord], labels: Labels) -> dict[str, str]:
+def model_names(records: Iterable[ResultRecord], labels: RowLabels) -> dict[str, str]:
     """The model of every record, by key, with what else tells records apart that would share a place of a table."""
     by_model: dict[tuple[str, ...], dict[str, ResultRecord]] = {}
     for record in records:
-        by_model.setdefault((*_group_key(record.cell, labels), labels.model(record)), {})[record.key] = record
+        # Rows of other datasets differ in their data as a matter of course.
+        row = labels.row(record.cell) if labels.is_listed(record.cell) else ""
+        place = (*_group_key(record.cell, labels), row, labels.model(record))
+        by_model.setdefault(place, {})[record.key] = record
     names: dict[str, str] = {}
     for (*_, model), members in by_model.items():
         own = {key: particulars(record.cell) for key, record in members.items()}
@@ -160,117 +196,10 @@ def _model_names(records: Iterable[ResultRecord], labels: Labels) -> dict[str, s
         rivals: dict[tuple[str, str], list[str]] = {}
         for key, record in members.items():
             name = " ".join([model, *(own[key][place] for place in differing)])
-            rivals.setdefault((name, labels.perturbation(record.cell)), []).append(key)
+            rivals.setdefault((name, labels.row(record.cell)), []).append(key)
         for (name, _), keys in rivals.items():
             names.update({key: name if len(keys) == 1 else f"{name} cell {key[:KEY_DIGITS]}" for key in keys})
     return names
-
-
-def summary_tables(summaries: Sequence[SummaryRecord], records: Sequence[ResultRecord] = ()) -> list[Table]:
-    """Every summary as tables per dataset, its numbers across; rows per level or class are left to the file.
-
-    ``records`` that the summaries were derived from say how rows of one name differ, and in what order they come.
-    """
-    places = {record.key: place for place, record in enumerate(records)}
-    summaries = sorted(summaries, key=lambda summary: places.get(summary.records[-1], len(places)))
-    labels = Labels(records)
-    by_key = {record.key: record for record in records}
-    names = _model_names(records, labels)
-    groups: dict[tuple[str, str], list[SummaryRecord]] = {}
-    for summary in summaries:
-        record, group = by_key.get(summary.records[-1]), summary.group
-        place = f"{group['dataset']}/{group['split']}" if record is None else data_name(record.cell, labels)
-        groups.setdefault((summary.summary, place), []).append(summary)
-    several = len({place for _, place in groups}) > 1
-    tables = []
-    for (name, place), members in groups.items():
-        rows: dict[tuple[str, str, str], dict[str, Measurement]] = {}
-        metrics: dict[str, None] = {}
-        classes: dict[str, set[JSONScalar]] = {}
-        owners: dict[tuple[str, str, str], object] = {}
-        for summary in members:
-            for row in summary.measurements:
-                if "class" in row.dims:
-                    classes.setdefault(row.metric, set()).add(row.dims["class"])
-                elif "level" not in row.dims:
-                    label = _free_label(summary, row, by_key, labels, names, owners)
-                    rows.setdefault(label, {})[row.metric] = row
-                    metrics[row.metric] = None
-        notes = [f"{metric} of {len(found)} classes, level by level: {SUMMARIES}" for metric, found in classes.items()]
-        tables += _parts(f"{name} on {place}" if several else name, rows, list(metrics), notes)
-    return tables
-
-
-def _parts(
-    title: str,
-    rows: Mapping[tuple[str, str, str], Mapping[str, Measurement]],
-    metrics: Sequence[str],
-    notes: Sequence[str],
-) -> list[Table]:
-    """Tables with at most :data:`MAX_METRICS` numbers in each row; ``notes`` stand below the last."""
-    tables = []
-    for start in range(0, len(metrics), MAX_METRICS):
-        shown = metrics[start : start + MAX_METRICS]
-        cells = {label: [given.get(metric) for metric in shown] for label, given in rows.items()}
-        found = [row for given in cells.values() for row in given]
-        said = ["blank: the curve has no such number"] if None in found else []
-        if any(row is not None and row.unit == "fraction" and row.interval is None for row in found):
-            said.append("no [low, high]: resamples of these images give none")
-        tables.append(
-            Table(
-                title=f"{title}, continued" if start else title,
-                header=("model", "perturbation", "probe", *shown),
-                rows=tuple((*label, *map(_summary_number, given)) for label, given in cells.items()),
-                labels=3,
-                notes=(*said, *(notes if start + MAX_METRICS >= len(metrics) else ())),
-            )
-        )
-    return tables
-
-
-def _summary_number(row: Measurement | None) -> str:
-    """A number with its unit where that is no percentage: rows of one column may differ in it."""
-    if row is None:
-        return ""
-    return number_text(row) if row.unit in ("fraction", "") else f"{number_text(row)} ({row.unit})"
-
-
-def _free_label(
-    summary: SummaryRecord,
-    row: Measurement,
-    by_key: Mapping[str, ResultRecord],
-    labels: Labels,
-    names: Mapping[str, str],
-    owners: dict[tuple[str, str, str], object],
-) -> tuple[str, str, str]:
-    """The row that ``row`` belongs into: the shortest label that ``owners`` holds for nothing else."""
-    model, perturbation, probe = _summary_label(summary, by_key, labels, names)
-    axisless = {key: value for key, value in row.dims.items() if key != "axis"}
-    unique = f"{model} cell {summary.records[-1][:KEY_DIGITS]}"
-    owner = (summary.records, dims_text(row.dims))
-    for named, dims in ((model, axisless), (model, row.dims), (unique, row.dims)):
-        label = (named, perturbation, " ".join(filter(None, (probe, dims_text(dims)))))
-        if owners.setdefault(label, owner) == owner:
-            return label
-    raise AssertionError(f"two rows of summary {summary.summary} are both named {label}")
-
-
-def _summary_label(
-    summary: SummaryRecord, by_key: Mapping[str, ResultRecord], labels: Labels, names: Mapping[str, str]
-) -> tuple[str, str, str]:
-    """Model, perturbation (empty where it was consumed) and probe, with the support where that was perturbed."""
-    group = summary.group
-    perturbation, probe = str(group.get("perturbation", "")), str(group["probe"])
-    record = by_key.get(summary.records[-1])
-    if record is None:
-        return str(group["model"]), perturbation, probe
-    cell = record.cell
-    probe = labels.component(cell, "probe")
-    if cell["support"] is not None and cell["support"]["perturbation"] != "none":
-        probe += f", support under {labels.support(cell)}"
-    if "perturbation" in group:
-        perturbation = labels.component(cell, "perturbation")
-    return names[record.key], perturbation, probe
 
 
 def not_applicable_table(records: Sequence[ResultRecord]) -> Table | None:
@@ -343,7 +272,8 @@ def dims_text(dims: Mapping[str, JSONScalar]) -> str:
 
 def number_text(row: Measurement) -> str:
     """A number with its interval; fractions in percent."""
-    if row.unit != "fraction":
+    if row.unit not in PER_CENT:
         return f"{row.value:.4g}"
-    text = f"{100 * row.value:.1f}"
-    return text if row.low is None or row.high is None else f"{text} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    factor = PER_CENT[row.unit]
+    text = f"{factor * row.value:.1f}"
+    return text if row.low is None or row.high is None else f"{text} [{factor * row.low:.1f}, {factor * row.high:.1f}]"

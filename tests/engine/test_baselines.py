@@ -173,3 +173,15 @@ def test_a_summary_over_datasets_gets_the_clean_cells_of_all(run):
 def test_own_models_may_be_baselines(run):
     result = run(model=TinyModel(), baseline=TinyModel("other", seed=5), **GRID)
     assert {record.cell["model"] for record in result.records} == {"tiny", "other"}
+
+
+def test_many_kinds_of_one_dataset_are_rows_of_one_table(run):
+    result = run(model=["tiny", "tiny:net=2"], dataset=["graded@all"], probe="toy_head")
+    (table,) = result.tables()[:1]
+    assert table.header[0] == "dataset"
+    assert [row[0] for row in table.rows] == ["graded:grade=1", "graded:grade=2", "graded:grade=3"]
+    assert all(all(row) for row in table.rows)
+    two = run(model="tiny", dataset=["graded@1,2"], probe="toy_head", out="two")
+    assert len(two.tables()) == 2
+    mixed = run(model="tiny", dataset=["graded@all"], probe="toy_head", perturb=["none", "holed@0.5"], out="mixed")
+    assert [table.header[0] for table in mixed.tables()[:3]] == ["perturbation"] * 3

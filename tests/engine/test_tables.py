@@ -9,13 +9,13 @@ from engine_doubles.models import TinyModel
 from engine_doubles.probes import CentroidProbe
 
 from harness.report.plans import plan_tables
+from harness.report.summary_tables import summary_tables
 from harness.report.tables import (
     MAX_COLUMNS,
     Table,
     measurement_rows,
     not_applicable_table,
     record_tables,
-    summary_tables,
 )
 from harness.report.terminal import plain
 from harness.types import Measurement, ResultRecord, SummaryRecord
@@ -367,6 +367,21 @@ def test_classes_and_levels_are_left_to_the_file_and_classes_are_spoken_of():
     assert table.notes == ("class_retention of 1000 classes, level by level: summaries.jsonl",)
 
 
+def test_numbers_of_corruptions_are_lists_with_models_across_five_at_a_time():
+    rows = [("mce", 76.7, {"unit": "percent", "low": 75.0, "high": 78.25, "interval": "bootstrap95"})]
+    rows += [("error", 0.25, {"dims": {"corruption": name}}) for name in ("snow", "fog")]
+    rows += [("ce", 80.0, {"unit": "percent", "dims": {"corruption": "fog", "shots": shots}}) for shots in (1, 5)]
+    main, errors, more, ce, _ = summary_tables([summary(*rows, model=f"vit{place}") for place in range(6)])
+    assert main.header[3:] == ("mce",)
+    assert main.rows[0] == ("vit0", "drop", "head", "76.7 [75.0, 78.2]")
+    assert (errors.title, more.title) == ("error (%) of drop head", "error (%) of drop head, continued")
+    assert errors.header == ("corruption", *(f"vit{place}" for place in range(5)))
+    assert more.header == ("corruption", "vit5")
+    assert more.rows == (("snow", "25.0"), ("fog", "25.0"))
+    assert (ce.title, ce.labels, ce.header[:2]) == ("ce (%)", 2, ("corruption", "probe"))
+    assert [row[:3] for row in ce.rows] == [("fog", f"drop head shots={shots}", "80.0") for shots in (1, 5)]
+
+
 def test_what_a_summary_cannot_say_is_said():
     (table,) = summary_tables(
         [
@@ -377,7 +392,7 @@ def test_what_a_summary_cannot_say_is_said():
     )
     assert [row[-1] for row in table.rows] == ["50.0", "", "16 (level)"]
     assert table.notes == (
-        "blank: the curve has no such number",
+        "blank: there is no such number",
         "no [low, high]: resamples of these images give none",
     )
 
