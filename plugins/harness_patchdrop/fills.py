@@ -13,9 +13,9 @@ from torch import Tensor
 from harness import rng
 from harness.errors import CapabilityError
 from harness.protocols import PerturbationContext
+from harness.threads import by_image
 from harness.types import ImageBatch
 from harness_patchdrop.parameters import FillName
-from harness.threads import by_image
 
 _NOISE_STREAM = "patchdrop.noise"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from harness import rng
 from harness.params import checked
+from harness.threads import by_image
 from harness.types import ImageBatch
 from harness_patchdrop.grids import drop_count, resolve_grid, to_pixels
 from harness_patchdrop.mask_scope import mask_groups, mask_ids
@@ -27,7 +28,6 @@ from harness_patchdrop.parameters import (
     RandomDropParams,
 )
 from harness_patchdrop.replacement import STREAM, PixelReplacement
-from harness.threads import by_image
 
 _MANY_CELLS = 4096
 """From so many on, drawing and sorting take longer than handing them to threads."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness import rng
 from harness.params import checked
+from harness.threads import by_image
 from harness.types import ImageBatch
 from harness_patchdrop.grids import cell_of_pixel, drop_count, resolve_grid
 from harness_patchdrop.mask_scope import mask_groups, mask_ids
@@ -27,7 +28,6 @@ from harness_patchdrop.parameters import (
 )
 from harness_patchdrop.ranked_drop import RankedDrop
 from harness_patchdrop.replacement import STREAM, PixelReplacement
-from harness.threads import by_image
 
 Profile: TypeAlias = Literal["linear", "center_max", "center_min"]
 Share: TypeAlias = tuple[int, int]
