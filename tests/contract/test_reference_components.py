@@ -30,7 +30,10 @@ def test_models(name):
     assert failures("model", name) == {}
 
 
-@pytest.mark.parametrize("name", ["none", "patchdrop_random", "patchdrop_random:grid=7x7"])
+@pytest.mark.parametrize(
+    "name",
+    ["none", "patchdrop_random", "patchdrop_random:grid=7x7", "gaussian_noise", "jpeg_compression", "fgsm", "pgd"],
+)
 def test_perturbations(name):
     assert failures("perturbation", name) == {}
 
@@ -55,4 +58,5 @@ def test_folder(tmp_path):
 
 
 def test_summaries():
-    assert failures("summary", "retention") == {}
+    for name in ("retention", "corruption_error", "mce", "gradient_masking"):
+        assert failures("summary", name) == {}

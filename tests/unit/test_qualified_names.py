@@ -59,10 +59,19 @@ def test_a_name_without_its_plugin_is_unknown_and_the_hint_gives_it(catalog: Cat
 
 
 def test_lists_and_globs_show_the_name_as_it_must_be_typed(catalog: Catalog) -> None:
-    assert {"library:aglide", "library:glide", "glide", "glide_fast", "glide_theirs"} <= set(catalog.names("perturbation"))
+    assert {"library:aglide", "library:glide", "glide", "glide_fast", "glide_theirs"} <= set(
+        catalog.names("perturbation")
+    )
     assert "aglide" not in catalog.names("perturbation")
-    assert [found.text for found in catalog.expand("perturbation", ["glide*"])] == ["glide", "glide_fast", "glide_theirs"]
-    assert [found.text for found in catalog.expand("perturbation", ["library:*"])] == ["library:aglide", "library:glide"]
+    assert [found.text for found in catalog.expand("perturbation", ["glide*"])] == [
+        "glide",
+        "glide_fast",
+        "glide_theirs",
+    ]
+    assert [found.text for found in catalog.expand("perturbation", ["library:*"])] == [
+        "library:aglide",
+        "library:glide",
+    ]
 
 
 def test_presets_choose_as_people_do(catalog: Catalog) -> None:

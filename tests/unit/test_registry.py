@@ -166,7 +166,11 @@ PRESET = "models:\n  m:\n    use: vit\n"
         ("suites:\n  s: {}\n", ":2: suites.s: ", "a suite names at least one of"),
         ("suites:\n  s: {models: []}\n", ":2: suites.s.models: ", "an empty list"),
         ("suites:\n  s: {models: [A]}\n", ":2: suites.s.models[0]: ", "'A' is not a name"),
-        ("suites:\n  s: {models: [vit@3]}\n", ":2: suites.s.models[0]: ", "only perturbations and datasets have levels"),
+        (
+            "suites:\n  s: {models: [vit@3]}\n",
+            ":2: suites.s.models[0]: ",
+            "only perturbations and datasets have levels",
+        ),
         ("suites:\n  s: {model: [vit]}\n", ":2: suites.s.model: ", "did you mean models"),
         ("suites:\n  s:\n    perturbations: [a@b]\n", ":3: suites.s.perturbations[0]: ", "level 'b' is not a number"),
         ("suites:\n  s: {models: vit, limit: 0}\n", ":2: suites.s.limit: ", "at least 1"),

@@ -1,0 +1,53 @@
+"""Parameters and the strength axis of all corruptions, light enough to be read without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from harness.params import param
+from harness.types import LevelSpec
+
+SEVERITY = LevelSpec(name="severity", values=(1, 2, 3, 4, 5), low=1, high=5, whole=True)
+"""The strength axis of every corruption: the five severities of the benchmark."""
+
+Variant: TypeAlias = Literal["imagecorruptions", "imagenet_c"]
+Implementation: TypeAlias = Literal["native", "imagecorruptions"]
+Lengths: TypeAlias = Literal["scaled", "fixed"]
+Textures: TypeAlias = Literal["generated", "package"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorruptionParams:
+    """Which definition of a corruption, and which code computes it."""
+
+    variant: Variant = param(
+        "imagecorruptions",
+        help="whose definition: that of the package imagecorruptions 1.1.2, or imagenet_c, the script that made "
+        "ImageNet-C; they differ in elastic_transform, glass_blur, motion_blur and snow, and are never mixed",
+    )
+    implementation: Implementation = param(
+        "native",
+        help="native: batched, on the device, random by image id; imagecorruptions: the package itself, image by "
+        "image, as the reference",
+    )
+    lengths: Lengths = param(
+        "scaled",
+        help="scaled: lengths such as a blur's radius are those published for 224 pixels times shorter side / 224; "
+        "fixed: as many pixels at any size, as the package has it",
+    )
+    quantise: bool = param(
+        True,
+        help="cut the result to the 256 values of an image file, as both references do; gradients pass straight "
+        "through",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrostParams(CorruptionParams):
+    """Parameters of ``frost``."""
+
+    textures: Textures = param(
+        "generated",
+        help="the frost: generated textures of our own, or the photographs that the package imagecorruptions ships",
+    )
