@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.stats import poisson
 from torch import Tensor
@@ -20,7 +21,7 @@ IMPULSE_AMOUNT = (0.03, 0.06, 0.09, 0.17, 0.27)
 SPECKLE_SIGMA = (0.15, 0.2, 0.35, 0.45, 0.6)
 
 _BUCKETS = 4096
-"""Into how many a uniform number is sorted before the exact search; most hold one value of the count or two."""
+"""Into how many a uniform number is sorted before the exact search; most hold a single value of the count."""
 
 
 def gaussian_noise(images: Tensor, sigma: float, noise: Tensor) -> Tensor:
@@ -42,29 +43,33 @@ def photon_counts(images: Tensor, rate: float, uniforms: Tensor) -> Tensor:
     """Poisson counts (N, 3, H, W) float32 of mean ``rate`` times the pixel, from ``uniforms`` in [0, 1) of that shape.
 
     Pixels count as the nearest of the 256 values of an image file. The count is the least whose cumulative
-    probability exceeds the uniform number, so that a higher rate never gives fewer photons.
+    probability exceeds the uniform number, so that a higher rate never gives fewer photons. Found on the CPU, whatever
+    the device of ``images``, as the numbers are drawn there.
     """
-    guide, cumulative = (table.to(images.device) for table in _poisson_tables(rate))
-    width = cumulative.shape[1]
-    counts = torch.empty(images.shape, dtype=images.dtype, device=images.device)
-    # Image by image, what is looked up and what it is looked up for stay in the processor's cache.
-    for image, uniform, found in zip(images.detach().flatten(1), uniforms.flatten(1), counts.flatten(1), strict=True):
-        levels = image.mul(255).round_().clamp_(0, 255).to(torch.int32)
-        buckets = uniform.mul(_BUCKETS).to(torch.int32).add_(levels, alpha=_BUCKETS)
-        place = guide.view(-1).index_select(0, buckets).add_(levels.mul_(width))
-        flat = cumulative.view(-1)
-        place += flat.index_select(0, place) <= uniform
-        # Most are found by now; a bucket at either end of the distribution may hold many counts.
-        rest = torch.nonzero(flat.index_select(0, place) <= uniform)[:, 0]
-        while len(rest):
-            place[rest] += 1
-            rest = rest[flat.index_select(0, place[rest]) <= uniform[rest]]
-        found.copy_(place.sub_(levels))
-    return counts
+    guide, cumulative = _poisson_tables(rate)
+
+    def of(given: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        image, uniform = given
+        levels = np.rint(image * np.float32(255)).clip(0, 255).astype(np.int32)
+        buckets = (uniform * np.float32(_BUCKETS)).astype(np.int32)
+        buckets += levels * _BUCKETS
+        levels *= cumulative.shape[1]
+        place = guide.take(buckets)
+        place += levels
+        late = np.flatnonzero(cumulative.take(place) <= uniform)
+        while late.size:
+            place[late] += 1
+            late = late[cumulative.take(place[late]) <= uniform[late]]
+        place -= levels
+        return place.astype(np.float32)
+
+    pixels, numbers = (tensor.detach().cpu().flatten(1).numpy() for tensor in (images, uniforms))
+    counts = by_image(of, zip(pixels, numbers, strict=True))
+    return torch.from_numpy(counts).view(images.shape).to(images.device)
 
 
 @lru_cache(maxsize=16)
-def _poisson_tables(rate: float) -> tuple[Tensor, Tensor]:
+def _poisson_tables(rate: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """For each of the 256 values: the count at the start of every bucket, and the cumulative probabilities."""
     means = np.arange(256)[:, None] / 255 * rate
     most = int(poisson.isf(2.0**-40, rate)) + 2
@@ -72,7 +77,7 @@ def _poisson_tables(rate: float) -> tuple[Tensor, Tensor]:
     cumulative[:, -1] = np.inf
     starts = np.arange(_BUCKETS) / _BUCKETS
     guide = np.stack([np.searchsorted(row, starts, side="right") for row in cumulative])
-    return torch.from_numpy(guide.astype(np.int32)), torch.from_numpy(cumulative.astype(np.float32))
+    return guide.astype(np.int32), cumulative.astype(np.float32)
 
 
 class _Noise(Corruption):
@@ -119,7 +124,7 @@ class ShotNoise(_Noise):
     def corrupt(self, images: Tensor, severity: int, draws: Tensor) -> Tensor:
         """Photon counts over the rate."""
         rate = SHOT_RATE[severity - 1]
-        return photon_counts(images, rate, draws.to(images.device)) / rate
+        return photon_counts(images, rate, draws) / rate
 
 
 class ImpulseNoise(_Noise):

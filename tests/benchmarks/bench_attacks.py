@@ -153,10 +153,10 @@ def trained(data: Path | None, images: int) -> tuple[str, Callable[[Tensor], Ten
     if is_real:
         assert data is not None
         name, weights = "vit_ti16", parse_weights(str(data / VIT_TI))
-        dataset = dataset_component(catalog, "folder", str(data / "imagenet_photos")).build()
+        dataset = dataset_component(catalog, "folder", str(data / "imagenet_photos")).dataset
     else:
         name, weights = "vit_mini", WeightsChoice(origin="pretrained")
-        dataset = dataset_component(catalog, "shapes").build()
+        dataset = dataset_component(catalog, "shapes").dataset
     model = model_component(catalog, name, weights).build()
     split = dataset.info.query_split
     batch = dataset.load(split, range(min(images, len(dataset.index(split)))), model.info.view)

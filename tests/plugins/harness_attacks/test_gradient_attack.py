@@ -63,13 +63,17 @@ def test_levels_beyond_the_range_of_a_pixel_are_for_l2_alone(make, networks, pic
 
 
 @every_attack
-def test_the_mode_of_the_caller_does_not_matter(make, networks, pictures, ready, applied):
+@pytest.mark.parametrize("given", [{}, {"goal": "next"}, {"loss": "margin"}])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_the_mode_of_the_caller_and_the_order_of_pixels_do_not_matter(
+    make, given, order, networks, pictures, ready, applied
+):
     batch = pictures()
-    given = {"goal": "next"}
     expected = applied(ready(make(**given), networks["vit"]), batch, 4.0).images
     for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
         with mode():
-            inside = dataclasses.replace(batch, images=batch.images.clone(), labels=batch.labels.clone())
+            images = batch.images.clone(memory_format=order)
+            inside = dataclasses.replace(batch, images=images, labels=batch.labels.clone())
             found = applied(ready(make(**given), networks["vit"]), inside, 4.0).images
         assert torch.equal(found, expected)
         assert not found.requires_grad
@@ -133,6 +137,29 @@ def test_bf16_points_nearly_the_same_way(make, networks, pictures, ready, applie
 def test_fp16_is_not_for_the_cpu(make, networks, ready):
     with pytest.raises(ParameterError, match="precision=fp16 is for accelerators"):
         ready(make(precision="fp16"), networks["conv"])
+
+
+@every_attack
+def test_numbers_that_are_finite_only_at_first_are_found_out(make, networks, pictures, ready, applied):
+    def worn_out(images):
+        scores = networks["conv"](images)
+        return scores if torch.equal(images, batch.images) else scores * torch.nan
+
+    batch = pictures()
+    attack = ready(make() if make is FGSM else make(steps=3), worn_out)
+    if make is FGSM:
+        applied(attack, batch, 4.0)
+    else:
+        with pytest.raises(HarnessError, match="NaN or infinite"):
+            applied(attack, batch, 4.0)
+
+
+def test_a_gradient_can_be_had_in_inference_mode(networks, pictures):
+    batch = pictures()
+    objective = Objective(scores=networks["vit"])
+    expected = objective.climb(batch.images, batch.labels).gradient()
+    with torch.inference_mode():
+        assert torch.equal(objective.climb(batch.images, batch.labels).gradient(), expected)
 
 
 def test_small_gradients_survive_fp16():
@@ -200,6 +227,20 @@ def test_the_share_of_zero_gradients_is_counted(make, networks, pictures, ready,
     found = applied(ready(make(), half_blind), pictures(), 4.0)
     assert found.realised["zero_gradient"].tolist() == [0.5] * 6
     assert found.realised["zero_gradient"].dtype == torch.float64
+
+
+def test_the_share_is_that_of_the_first_restart(pictures, ready, applied):
+    """Which pixels of a grey image can be seen depends on the start."""
+    weights = 0.003 * torch.randn(2, 3072, generator=torch.Generator().manual_seed(3))
+    grey = pictures(2, labels=[0, 0])
+    grey = grey.with_images(torch.full_like(grey.images, 0.5))
+    shares = [
+        applied(ready(PGD(restarts=restarts), lambda x: (x - 0.5).relu().flatten(1) @ weights.T), grey, 4.0)
+        for restarts in (1, 3)
+    ]
+    one, several = (found.realised["zero_gradient"] for found in shares)
+    assert torch.equal(one, several)
+    assert ((one > 0.4) & (one < 0.6)).all()
 
 
 @pytest.mark.parametrize("goal", ["untargeted", "next"])

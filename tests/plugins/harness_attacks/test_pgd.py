@@ -182,6 +182,7 @@ def test_zeros_are_counted_in_the_first_gradient():
 
 def test_the_images_start_and_labels_given_stay_as_they_are(networks, pictures):
     batch = pictures()
+    batch = batch.with_images(batch.images.contiguous(memory_format=torch.channels_last))
     start = batch.images.clone()
     ball_around(batch.images, EPS, "linf").step(start, torch.ones_like(start), 1 / 255)
     before = batch.images.clone(), start.clone(), batch.labels.clone()
