@@ -20,7 +20,7 @@ SHOT_RATE = (60.0, 25.0, 12.0, 5.0, 3.0)
 IMPULSE_AMOUNT = (0.03, 0.06, 0.09, 0.17, 0.27)
 SPECKLE_SIGMA = (0.15, 0.2, 0.35, 0.45, 0.6)
 
-_BUCKETS = 4096
+_BUCKETS = 1024
 """Into how many a uniform number is sorted before the exact search; most hold a single value of the count."""
 
 

@@ -24,7 +24,7 @@ class CorruptionParams:
     variant: Variant = param(
         "imagecorruptions",
         help="whose definition: that of the package imagecorruptions 1.1.2, or imagenet_c, the script that made "
-        "ImageNet-C; they differ in elastic_transform, glass_blur, motion_blur and snow, and are never mixed",
+        "ImageNet-C; they differ in elastic_transform, glass_blur, motion_blur, snow and zoom_blur, and never mix",
     )
     implementation: Implementation = param(
         "native",

@@ -107,6 +107,15 @@ def ratio(found: dict[str, list[float]], one: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(found[one], found[other], strict=True))
 
 
+def keeping(results: dict[str, Tensor], name: str, action: Callable[..., Tensor], *given: Any) -> Callable[[], None]:
+    """``action`` of what is given, whose result is kept by name."""
+
+    def kept() -> None:
+        results[name] = action(*given)
+
+    return kept
+
+
 def against_torchattacks(name: str, images: int, repeats: int, device: torch.device) -> bool:
     """Print one line per precision; whether none is slower."""
     net, (pixels, labels) = frozen(name, device), noise(images, device)
@@ -124,15 +133,16 @@ def against_torchattacks(name: str, images: int, repeats: int, device: torch.dev
 
     precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
     actions: dict[str, Callable[[], Any]] = {}
+    results: dict[str, Tensor] = {}
     for precision in precisions:
         native(precision, steps=1)
-        actions[f"native {precision}"] = lambda precision=precision: native(precision)
-        actions[f"torchattacks {precision}"] = lambda precision=precision: library(precision)
+        for way, attack in {"native": native, "torchattacks": library}.items():
+            actions[f"{way} {precision}"] = keeping(results, f"{way} {precision}", attack, precision)
     found = turns(actions, repeats, device)
     good = True
     for precision in precisions:
         ours, others = f"native {precision}", f"torchattacks {precision}"
-        apart = ((native(precision) - library(precision)).abs() > 1e-6).float().mean().item()
+        apart = ((results[ours] - results[others]).abs() > 1e-6).float().mean().item()
         share = ratio(found, ours, others)
         slower = share > SLOWER_LIMIT
         good &= not slower
@@ -171,14 +181,11 @@ def stopping_early(data: Path | None, images: int, repeats: int, device: torch.d
     given = {"eps": EPS, "step": EPS / 2, "steps": STOPPED_STEPS, "start": start}
     results: dict[str, Tensor] = {}
 
-    def attack(label: str, **further: Any) -> None:
-        results[label] = pgd(scores, pixels, labels, **given, **further).images
+    def attack(further: dict[str, Any]) -> Tensor:
+        return pgd(scores, pixels, labels, **given, **further).images
 
-    found = turns(
-        {"on": lambda: attack("on"), "stopped": lambda: attack("stopped", select="any", early_stop=True)},
-        repeats,
-        device,
-    )
+    ways: dict[str, dict[str, Any]] = {"on": {}, "stopped": {"select": "any", "early_stop": True}}
+    found = turns({name: keeping(results, name, attack, way) for name, way in ways.items()}, repeats, device)
     with torch.inference_mode():
         clean, on, stopped = (
             (scores(seen).argmax(dim=1) == labels).float().mean().item()

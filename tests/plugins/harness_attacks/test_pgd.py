@@ -225,3 +225,16 @@ def test_numbers_that_are_not_finite_are_no_images(networks, pictures):
         for select, stops in (("last", False), ("any", False), ("any", True)):
             with pytest.raises(HarnessError, match="NaN or infinite"):
                 pgd(target, black, labels, eps=EPS, step=STEP, steps=2, select=select, early_stop=stops)
+
+
+def test_the_last_point_is_judged_by_finite_scores_or_not_at_all(networks, pictures):
+    batch = pictures(scores=networks["conv"])
+
+    def worn_out(images):
+        scores = networks["conv"](images)
+        return scores if torch.equal(images, batch.images) else scores * torch.inf
+
+    given = {"eps": EPS, "step": STEP, "steps": 1}
+    pgd(worn_out, batch.images, batch.labels, **given)
+    with pytest.raises(HarnessError, match="NaN or infinite"):
+        pgd(worn_out, batch.images, batch.labels, select="any", **given)
