@@ -93,7 +93,8 @@ class GradientMasking:
     def _zero_gradients(self, cells: Sequence[Cell]) -> tuple[list[Measurement], list[_Flag]]:
         measurements, flags = [], []
         for cell in cells:
-            if (share := cell.realised(ZERO_GRADIENT)) is not None:
+            # The gradient of a transfer attack is another network's.
+            if cell.attack.aim.source is None and (share := cell.realised(ZERO_GRADIENT)) is not None:
                 dims = _dims(cell)
                 interval = bootstrap_mean(share.values)
                 measurements.append(

@@ -119,6 +119,8 @@ def attack_of(record: ResultRecord) -> Attack | None:
     # A record older than a parameter does not hold it, and had what is now its default.
     params = {**defaults, **component["params"]}
     target, source = params["attack_target"], params["source"]
+    if source == record.cell["model"] and not str(record.cell["weights"]).startswith(("random", "sha256")):
+        source = None  # crafted on the evaluated network itself, it is no transfer
     probe = record.cell["components"]["probe"]["use"]
     loss = str(params.get("loss", "ce"))
     return Attack(
