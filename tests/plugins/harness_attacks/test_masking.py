@@ -386,6 +386,19 @@ def test_a_black_box_stronger_than_the_strongest_gradients_raises_a_flag():
     assert raised(weaker) == []
 
 
+def test_an_attack_crafted_on_the_evaluated_network_itself_is_no_black_box():
+    itself = given("pgd", 4.0, 20, source="m", steps=20)
+    assert "black_box_stronger" not in raised(compute(given("pgd", 4.0, 50), itself))
+
+
+def test_zero_gradients_of_another_network_are_not_filed_under_the_evaluated_one():
+    shares = np.full(N, 0.5)
+    found = compute(given("pgd", 4.0, 50), given("pgd", 4.0, 60, source="cnn", zero_gradient=shares))
+    assert not [row for row in found if row.metric == "zero_gradient_share"]
+    own = compute(given("pgd", 4.0, 50), given("pgd", 4.0, 60, source="m", zero_gradient=shares))
+    assert [row for row in own if row.metric == "zero_gradient_share"]
+
+
 def test_a_transfer_attack_is_a_black_box_too_and_needs_no_equal_loss():
     transfer = given("mifgsm", 4.0, 20, source="cnn", loss="margin")
     assert raised(compute(given("pgd", 4.0, 50), transfer)) == ["black_box_stronger"]
