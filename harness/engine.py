@@ -111,15 +111,14 @@ class _Runner:
     written: Callable[[ResultRecord], object]
     execution: Execution
     maps_dir: Path
+    _resident: tuple[str, Model] | None = None
+    """The one model that is in memory, by what identifies it: passes over several datasets follow each other."""
 
     def run_pass(self, walk: Pass) -> None:
         """Build the model, then walk once per group of cells that start at the same image."""
         forward = Forward(device=self.device, precision=walk.precision, counters=self.execution.counters)
         try:
-            weights = f"{walk.model.weights.origin} weights" if walk.model.learned else "no weights"
-            self.progress.note(f"{walk.model.ref.name}: loading ({weights})")
-            model = walk.model.build().to(self.device)
-            _check_facts(walk.model, model.info)
+            model = self._model(walk.model)
         except WeightsError:
             raise
         except Exception as error:  # noqa: BLE001 - one broken model must not take the other models with it
@@ -135,6 +134,18 @@ class _Runner:
             except Exception as error:  # noqa: BLE001 - the records of other passes are worth having
                 done = self.store.keys() | {failure.key for failure in self.execution.failures}
                 self.execution.failures += [failure_of(item, error) for item in group.cells if item.key not in done]
+
+    def _model(self, component: ModelComponent) -> Model:
+        """The model of a pass, built unless the pass before had the same."""
+        identity = digest([component.ref.key, component.weights.identity])
+        if self._resident is None or self._resident[0] != identity:
+            self._resident = None
+            weights = f"{component.weights.origin} weights" if component.learned else "no weights"
+            self.progress.note(f"{component.ref.name}: loading ({weights})")
+            model = component.build().to(self.device)
+            _check_facts(component, model.info)
+            self._resident = identity, model
+        return self._resident[1]
 
     def _groups(self, walk: Pass) -> list[_Group]:
         """The cells of a pass by the checkpoint they go on from; those without one start at the first image.

@@ -249,9 +249,15 @@ def _refusal(
 
 
 def _view(asked: str | View, model: ModelComponent, dataset: DatasetInfo) -> View:
-    if isinstance(asked, View):
-        return asked
-    return (dataset.view or model.view) if asked == "model" else View.parse(asked)
+    if asked == "model":
+        return dataset.view or model.view
+    view = asked if isinstance(asked, View) else View.parse(asked)
+    if dataset.view is not None and view.resize is not None:
+        raise UsageError(
+            f"dataset {dataset.name} holds images that are ready to use, and view {view.text} would resize them again",
+            hint=f"leave --view out, or take one that resizes nothing, such as {dataset.view.text}",
+        )
+    return view
 
 
 def _passes(

@@ -606,6 +606,7 @@ class Cell:
                     "use": ref.use,
                     "version": ref.version,
                     "params": ref.params,
+                    **({"identity": ref.identity} if ref.identity else {}),
                     "fingerprint": ref.fingerprint[:16],
                 }
                 for role, ref in refs.items()

@@ -21,15 +21,24 @@ class Labels:
 
     def __init__(self, records: Iterable[ResultRecord]) -> None:
         self._variants: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+        self._said: dict[tuple[str, str], dict[str, str]] = {}
         for record in records:
-            for role in record.cell["components"]:
+            for role, component in record.cell["components"].items():
                 place, variant = _place(record.cell, role)
-                self._variants.setdefault(place, {})[variant] = record.cell["components"][role]["params"]
+                self._variants.setdefault(place, {})[variant] = component["params"]
+                if (text := _said(place, component)) is not None:
+                    self._said.setdefault(place, {})[variant] = text
 
     def component(self, cell: Mapping[str, Any], role: str) -> str:
-        """The name, then the parameters that other records of the name have otherwise; see :func:`_texts`."""
+        """The name, then what makes it another than the name alone says.
+
+        Of perturbations and datasets these are the parameters that are not their defaults; of others, and of presets,
+        whose name says them, those that other records of the name have otherwise; see :func:`_texts`.
+        """
         place, variant = _place(cell, role)
-        variants = self._variants.get(place, {})
+        variants, said = self._variants.get(place, {}), self._said.get(place, {})
+        if said and len({*said.values()}) == len(variants):
+            return said[variant]
         if len(variants) < 2:
             return place[1]
         texts = _texts(place[1], variants)
@@ -58,6 +67,18 @@ class Labels:
         text = self.perturbation(cell)
         perturbed = cell["support"] is not None and cell["support"]["perturbation"] != "none"
         return f"{text} (support under {self.support(cell)})" if perturbed else text
+
+
+_SAYING = ("perturbation", "dataset")
+"""Roles whose parameters are part of what was measured, and are said whether or not others differ in them."""
+
+
+def _said(place: tuple[str, str], component: Mapping[str, Any]) -> str | None:
+    """Name and parameters that are not defaults; None for other roles, and for presets, whose name says them."""
+    role, name = place
+    if role not in _SAYING or name != component.get("use"):
+        return None
+    return ":".join([name, *(parameter_text(key, value) for key, value in component.get("identity", {}).items())])
 
 
 def _texts(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

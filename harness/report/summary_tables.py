@@ -131,6 +131,8 @@ def _summary_number(row: Measurement | None) -> str:
     """A number with its unit where that is no percentage: rows of one column may differ in it."""
     if row is None:
         return ""
+    if row.unit == "flags":
+        return f"{number_text(row)} of {row.n} {row.counted}"
     return number_text(row) if row.unit in (*PER_CENT, "") else f"{number_text(row)} ({row.unit})"
 
 
@@ -162,7 +164,8 @@ def _summary_label(
     perturbation, probe = str(group.get("perturbation", "")), str(group["probe"])
     record = by_key.get(summary.records[-1])
     if record is None:
-        return str(group["model"]), perturbation, probe
+        untrained = " (untrained)" if str(group.get("weights", "")).startswith("random") else ""
+        return f"{group['model']}{untrained}", perturbation, probe
     cell = record.cell
     probe = labels.component(cell, "probe")
     if cell["support"] is not None and cell["support"]["perturbation"] != "none":

@@ -54,6 +54,9 @@ class GradientMasking:
       strongest for each image of all white-box attacks in the same norm; flag ``black_box_stronger`` where it is
       significantly negative.
 
+    * ``steps_reach_eps``: 0 for an attack whose steps, laid end to end, are shorter than its eps; flag
+      ``steps_too_short``. An attack whose steps are long enough has no row.
+
     Each check gives a ``masking_flag``, 1 if raised, with the dimensions of its measurement and ``flag``;
     ``masking_flags`` counts them, in all and for each ``flag``, with ``n`` checks. No flag is no proof that nothing is
     masked: only what was run can be checked.
@@ -83,6 +86,7 @@ class GradientMasking:
             self._restarts(cells),
             self._contrasts(cells, clean),
             self._floors(cells),
+            self._short_steps(cells),
         ):
             measurements += found
             flags += raised
@@ -101,6 +105,18 @@ class GradientMasking:
                     _row("zero_gradient_share", dims, share.mean, interval, len(share.values), higher_is_better=False)
                 )
                 flags.append(_flag("zero_gradient", dims, share.mean > self._params.zero_gradient, share))
+        return measurements, flags
+
+    def _short_steps(self, cells: Sequence[Cell]) -> tuple[list[Measurement], list[_Flag]]:
+        """Attacks that cannot get as far as their budget: their accuracy speaks of a smaller one."""
+        measurements, flags = [], []
+        for cell in cells:
+            if cell.eps_255 > 0 and not cell.attack.reaches(cell.eps_255):
+                dims = _dims(cell)
+                measurements.append(
+                    Measurement(metric="steps_reach_eps", value=0.0, n=1, dims=dims, unit="flag", counted="attacks")
+                )
+                flags.append(_Flag(name="steps_too_short", dims=dims, raised=True, n=1))
         return measurements, flags
 
     def _restarts(self, cells: Sequence[Cell]) -> tuple[list[Measurement], list[_Flag]]:

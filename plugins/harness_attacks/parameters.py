@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from harness.errors import ParameterError
 from harness.params import param
 from harness.types import LevelSpec
 
@@ -47,7 +48,11 @@ class TargetParams:
 class GradientParams(TargetParams):
     """Parameters of ``fgsm``."""
 
-    norm: Norm = param("linf", help="the norm whose ball holds the change")
+    norm: Norm = param(
+        "linf",
+        help="the norm whose ball holds the change; linf ends at 255, and l2, the length of the whole change, needs "
+        "levels such as 128 or 765 that are not in the sweep",
+    )
     quantise: bool = param(
         False, help="cut the change to whole 255ths, towards the image, so that an 8-bit file can hold the result"
     )
@@ -69,6 +74,18 @@ class PGDParams(GradientParams):
     early_stop: bool = param(
         False, help="stop on an image as soon as it is misclassified; needs select=any, whose result it does not change"
     )
+
+    def __post_init__(self) -> None:
+        if self.early_stop and self.select != "any":
+            raise ParameterError(
+                f"pgd: early_stop=true needs select=any, not select={self.select}",
+                hint="stopping where the target is first wrong is no way to the last iterate",
+            )
+        if self.restarts > 1 and not self.random_start:
+            raise ParameterError(
+                f"pgd: restarts={self.restarts} with random_start=false would climb from the same point each time",
+                hint="leave out one of the two",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

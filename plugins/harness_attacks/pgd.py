@@ -112,12 +112,6 @@ class PGD(GradientAttack):
             early_stop=early_stop,
         )
         self._params = params = checked(given, "pgd")
-        _require_select(params.select, params.early_stop)
-        if params.restarts > 1 and not params.random_start:
-            raise ParameterError(
-                f"pgd: restarts={params.restarts} with random_start=false would climb from the same point each time",
-                hint="leave out one of the two",
-            )
         super().__init__("pgd", params, stream=STREAM)
 
     def _attack(self, state: Begun, eps: float) -> Attacked:

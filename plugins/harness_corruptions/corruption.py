@@ -46,7 +46,6 @@ class Corruption(ABC):
         if params.implementation == "imagecorruptions":
             from harness_corruptions.reference import require_package
 
-            _refuse_what_the_package_cannot(self.name, params)
             require_package()
         self.params = params
         self._seed: int | None = None
@@ -109,14 +108,3 @@ class Corruption(ABC):
 
         ``draws`` are what :meth:`draw` gave, None for a corruption that is not random.
         """
-
-
-def _refuse_what_the_package_cannot(name: str, params: CorruptionParams) -> None:
-    """Raise :class:`ParameterError` for parameters that the package imagecorruptions has no way to follow."""
-    for parameter, can in (("variant", "imagecorruptions"), ("lengths", "scaled"), ("quantise", True)):
-        if getattr(params, parameter) != can:
-            raise ParameterError(
-                f"{name}: implementation=imagecorruptions takes no {parameter}={getattr(params, parameter)}: the "
-                "package has its own definition, lengths in pixels and 8-bit results",
-                hint=f"leave {parameter} out, or use implementation=native",
-            )

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness import rng
-from harness.errors import MissingDependencyError, ParameterError
+from harness.errors import MissingDependencyError
 from harness_corruptions.corruption import Corruption
 from harness_corruptions.frost_textures import generated
 from harness_corruptions.parameters import FrostParams, Implementation, Lengths, Textures, Variant
@@ -109,11 +109,6 @@ class Frost(Corruption):
         self._source = self.params.textures
         if self._source == "package":
             _photograph_files()
-        elif self.params.implementation == "imagecorruptions":
-            raise ParameterError(
-                "frost: implementation=imagecorruptions takes no textures=generated: the package has photographs",
-                hint="add textures=package, or use implementation=native",
-            )
 
     def draw(self, seed: int, ids: tuple[str, ...], size: tuple[int, int]) -> Tensor:
         """The crop of frost for each image: (N, 3, rows, columns) uint8."""

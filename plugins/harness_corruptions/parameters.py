@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from harness.errors import ParameterError
 from harness.params import param
 from harness.types import LevelSpec
 
@@ -34,13 +35,25 @@ class CorruptionParams:
     lengths: Lengths = param(
         "scaled",
         help="scaled: lengths such as a blur's radius are those published for 224 pixels times shorter side / 224; "
-        "fixed: as many pixels at any size, as the package has it",
+        "fixed: as many pixels at any size, as implementation=imagecorruptions always has it",
     )
     quantise: bool = param(
         True,
         help="cut the result to the 256 values of an image file, as both references do; gradients pass straight "
         "through",
     )
+
+    def __post_init__(self) -> None:
+        if self.implementation == "imagecorruptions":
+            for parameter, can in (("variant", "imagecorruptions"), ("quantise", True)):
+                if (given := getattr(self, parameter)) != can:
+                    raise ParameterError(
+                        f"implementation=imagecorruptions takes no {parameter}={given}: the package has its own "
+                        "definition and 8-bit results",
+                        hint=f"leave {parameter} out, or use implementation=native",
+                    )
+            # What the package does whatever it is told stands in the record.
+            object.__setattr__(self, "lengths", "fixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,5 +62,11 @@ class FrostParams(CorruptionParams):
 
     textures: Textures = param(
         "generated",
-        help="the frost: generated textures of our own, or the photographs that the package imagecorruptions ships",
+        help="the frost: generated textures of our own, or the photographs that the package imagecorruptions ships, "
+        "which implementation=imagecorruptions always takes",
     )
+
+    def __post_init__(self) -> None:
+        CorruptionParams.__post_init__(self)
+        if self.implementation == "imagecorruptions":
+            object.__setattr__(self, "textures", "package")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from engine_doubles import models
 from engine_doubles.data import CountingDataset
 from engine_doubles.models import TinyModel
 
@@ -179,9 +180,19 @@ def test_many_kinds_of_one_dataset_are_rows_of_one_table(run):
     result = run(model=["tiny", "tiny:net=2"], dataset=["graded@all"], probe="toy_head")
     (table,) = result.tables()[:1]
     assert table.header[0] == "dataset"
-    assert [row[0] for row in table.rows] == ["graded:grade=1", "graded:grade=2", "graded:grade=3"]
+    assert [row[0] for row in table.rows] == ["graded", "graded:grade=2", "graded:grade=3"]
     assert all(all(row) for row in table.rows)
     two = run(model="tiny", dataset=["graded@1,2"], probe="toy_head", out="two")
     assert len(two.tables()) == 2
     mixed = run(model="tiny", dataset=["graded@all"], probe="toy_head", perturb=["none", "holed@0.5"], out="mixed")
     assert [table.header[0] for table in mixed.tables()[:3]] == ["perturbation"] * 3
+
+
+def test_images_ready_to_use_are_not_resized_again_and_the_plan_says_so(plan):
+    with pytest.raises(UsageError, match=r"ready to use, and view .* would resize them again"):
+        plan(model="tiny", dataset="graded@1", probe="toy_head", view="resize=20,crop=12")
+
+
+def test_a_model_asked_about_several_datasets_is_built_once(run):
+    run(model=["tiny", "tiny:net=1"], dataset=["graded@all", "tints"], probe="toy_head")
+    assert models.built == ["tiny:0:pretrained", "tiny:1:pretrained"]

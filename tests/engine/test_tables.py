@@ -497,3 +497,10 @@ def test_what_is_usual_is_said_where_it_alone_tells_probes_apart():
         "p:b=2",
         "p:a=2",
     ]
+
+
+def test_what_was_measured_is_said_even_where_nothing_else_differs(run):
+    result = run(model="tiny", dataset="tints", probe="toy_head", perturb="signstep:source=tiny@16")
+    (table, *_) = result.tables()
+    assert [row[0] for row in table.rows] == ["signstep:source=tiny@16"]
+    assert result.get(perturbation="signstep").cell["components"]["perturbation"]["identity"] == {"source": "tiny"}

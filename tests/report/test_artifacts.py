@@ -309,9 +309,9 @@ def test_more_panels_than_a_page_holds_are_several_pictures_of_like_size(tmp_pat
 def test_components_are_named_by_what_tells_them_apart_on_whichever_page(tmp_path, drawn):
     cells = [*sweep(("drop", "drop:fill=mean"), dataset="digits"), *sweep(("drop",), dataset="digits:contrast=2")]
     made = write(tmp_path, cells, answered(cells))
-    assert names(made) == ["curves-digits_contrast=None-head.png", "curves-digits_contrast=2-head.png"]
+    assert names(made) == ["curves-digits-head.png", "curves-digits_contrast=2-head.png"]
     (last,) = drawn[1].axes
-    assert last.get_title(loc="left").replace("\n", " ") == "head on digits:contrast=2/test under drop:fill=None"
+    assert last.get_title(loc="left").replace("\n", " ") == "head on digits:contrast=2/test under drop"
 
 
 def test_a_setting_of_the_probe_stands_in_a_name_once(tmp_path):

@@ -386,6 +386,14 @@ def test_a_black_box_stronger_than_the_strongest_gradients_raises_a_flag():
     assert raised(weaker) == []
 
 
+def test_steps_that_cannot_reach_the_budget_raise_a_flag_at_that_budget_alone():
+    found = compute(*(given("pgd", level, 50, steps=5, step_255=0.5) for level in (1.0, 2.0, 8.0)))
+    flags = [m for m in found if m.dims.get("flag") == "steps_too_short" and "level" in m.dims]
+    assert [(m.dims["level"], m.value) for m in flags] == [(8.0, 1.0)]
+    assert only(found, "steps_reach_eps", level=8.0).value == 0
+    assert "steps_too_short" not in raised(compute(given("pgd", 8.0, 50)))
+
+
 def test_an_attack_crafted_on_the_evaluated_network_itself_is_no_black_box():
     itself = given("pgd", 4.0, 20, source="m", steps=20)
     assert "black_box_stronger" not in raised(compute(given("pgd", 4.0, 50), itself))

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchattacks
 
+import harness
 from harness.errors import CapabilityError, HarnessError, ParameterError
 from harness_attacks.fgsm import FGSM
 from harness_attacks.pgd import PGD, pgd
@@ -238,3 +239,15 @@ def test_the_last_point_is_judged_by_finite_scores_or_not_at_all(networks, pictu
     pgd(worn_out, batch.images, batch.labels, **given)
     with pytest.raises(HarnessError, match="NaN or infinite"):
         pgd(worn_out, batch.images, batch.labels, select="any", **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pgd:early_stop=true@2", "early_stop=true needs select=any"),
+        ("pgd:restarts=2:random_start=false@2", "would climb from the same point"),
+    ],
+)
+def test_parameters_that_contradict_each_other_are_refused_in_planning(text, words):
+    with pytest.raises(ParameterError, match=words):
+        harness.plan(model="vit_mini", dataset="shapes", probe="head", perturb=text)

@@ -154,6 +154,10 @@ def test_photographs_that_are_not_installed_name_the_extra(monkeypatch):
     assert caught.value.extra == "corruptions"
 
 
-def test_the_package_cannot_take_textures_of_our_own():
-    with pytest.raises(ParameterError, match="textures=generated"):
-        Frost(implementation="imagecorruptions")
+def test_the_record_of_the_package_says_what_it_does_at_any_size(package):
+    params = Frost(implementation="imagecorruptions").info.params
+    assert (params["textures"], params["lengths"]) == ("package", "fixed")
+    assert Frost(implementation="imagecorruptions", lengths="fixed", textures="package").info.params == params
+    for name, value in (("variant", "imagenet_c"), ("quantise", False)):
+        with pytest.raises(ParameterError, match=f"takes no {name}={value}"):
+            Frost(implementation="imagecorruptions", **{name: value})
