@@ -10,11 +10,12 @@ import numpy as np
 
 from harness import views
 from harness.errors import DataError
+from harness.imagenet_classes import imagenet_wnids
 from harness.label_maps import IMAGENET
 from harness.params import checked
 from harness.protocols import DatasetInfo, SplitIndex
 from harness.types import View
-from harness_corruptions.imagenet_c_folders import find_severity, fingerprint, imagenet_wnids, list_files
+from harness_corruptions.imagenet_c_folders import find_severity, fingerprint, list_files
 from harness_corruptions.imagenet_c_parameters import Corruption, ImageNetCParams
 
 if TYPE_CHECKING:

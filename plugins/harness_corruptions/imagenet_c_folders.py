@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
-import re
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 
 from harness import rng
 from harness.errors import DataError
+from harness.imagenet_classes import is_wnid
 from harness.types import Ids
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ PUBLISHED_IMAGES = 50_000
 
 _SEVERITIES = ("1", "2", "3", "4", "5")
 _SUFFIXES = (".jpeg", ".jpg")
-_WNID = re.compile(r"n[0-9]{8}\Z")
 _SAMPLED_FILES = 32
 _LAYOUT = "ROOT/CORRUPTION/SEVERITY/WNID/*.JPEG"
 
@@ -149,24 +147,6 @@ def fingerprint(files: Files, *, tolerate_unreadable: bool) -> str:
     return total.hexdigest()
 
 
-def imagenet_wnids() -> tuple[str, ...]:
-    """The 1000 ids of ImageNet-1k in the order of their class indices, from timm's data file; timm is not imported.
-
-    Raises :class:`~harness.errors.DataError` where that file is missing or not what it should be.
-    """
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError("ImageNet's class ids are read from timm, which is not installed", hint="pip install timm")
-    path = Path(spec.submodule_search_locations[0], "data", "_info", "imagenet_synsets.txt")
-    try:
-        wnids = tuple(path.read_text(encoding="ascii").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read ImageNet's class ids: {error}", hint="reinstall timm") from error
-    if len(wnids) != 1000 or list(wnids) != sorted(set(wnids)) or not all(map(_WNID.match, wnids)):
-        raise DataError(f"{path}: expected the 1000 sorted class ids of ImageNet", hint="reinstall timm")
-    return wnids
-
-
 def _no_corruption(root: Path, corruption: str, group: str, top: list[str]) -> DataError:
     known = {name for corruptions in GROUPS.values() for name in corruptions}
     there = known.intersection(top)
@@ -181,9 +161,9 @@ def _no_corruption(root: Path, corruption: str, group: str, top: list[str]) -> D
     above = None
     if set(_SEVERITIES).intersection(top):
         above = root.parent
-    elif any(map(_WNID.match, top)):
+    elif any(map(is_wnid, top)):
         above = root.parent.parent
-    elif _WNID.match(root.name):
+    elif is_wnid(root.name):
         above = root.parent.parent.parent
     if above is not None:
         return DataError(f"{root}: lies too deep; the layout is {_LAYOUT}", hint=f"give --data {above}")

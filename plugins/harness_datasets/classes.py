@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import DataError
+from harness.imagenet_classes import imagenet_wnids, is_wnid
 from harness.label_maps import IMAGENET, find_label_map
 from harness.types import digest
 
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 OWN = "own"
-_WNID = re.compile(r"n[0-9]{8}\Z")
 _MAX_CLASSES = 1_000_000
 
 
@@ -32,38 +29,11 @@ class ClassSet:
         return {name: label for label, name in enumerate(self.names)}
 
 
-def is_wnid(name: str) -> bool:
-    """Whether a class name looks like an ImageNet id: ``n`` and the eight digits of a WordNet noun.
-
-    >>> is_wnid("n01440764"), is_wnid("tench")
-    (True, False)
-    """
-    return _WNID.match(name) is not None
-
-
-def imagenet_wnids() -> tuple[str, ...]:
-    """The 1000 ids of ImageNet-1k in the order of their class indices, from timm's data file; timm is not imported.
-
-    Raises :class:`~harness.errors.DataError` where that file is missing or not what it should be.
-    """
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError("ImageNet's class ids are read from timm, which is not installed", hint="pip install timm")
-    path = Path(spec.submodule_search_locations[0], "data", "_info", "imagenet_synsets.txt")
-    try:
-        wnids = tuple(path.read_text(encoding="ascii").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read ImageNet's class ids: {error}", hint="reinstall timm") from error
-    if len(wnids) != 1000 or list(wnids) != sorted(set(wnids)) or not all(map(is_wnid, wnids)):
-        raise DataError(f"{path}: expected the 1000 sorted class ids of ImageNet", hint="reinstall timm")
-    return wnids
-
-
 def known_classes(label_space: str | None) -> tuple[str, ...] | None:
     """The classes of a label space that is ImageNet-1k's or mapped from it, in the order of their labels; else None.
 
     They are ids for ImageNet-1k and its subsets ``imagenet_a`` and ``imagenet_r``, names for ``imagenet16``. Raises as
-    :func:`imagenet_wnids` does.
+    :func:`harness.imagenet_classes.imagenet_wnids` does.
     """
     found = find_label_map(IMAGENET, label_space)
     if found is None:

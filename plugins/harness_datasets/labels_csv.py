@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import DataError
+from harness.imagenet_classes import is_wnid
 from harness.label_maps import IMAGENET
 from harness.naming import did_you_mean
 from harness.types import Ids
 from harness_datasets import splits as split_names
-from harness_datasets.classes import OWN, ClassSet, is_wnid, known_classes, name_classes, number_classes
+from harness_datasets.classes import OWN, ClassSet, known_classes, name_classes, number_classes
 from harness_datasets.listing import LabelledFiles, Listing
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from harness.testing import Subject, run_checks
 from harness.types import View
 from harness_corruptions import imagenet_c_folders
 from harness_corruptions.imagenet_c import ImageNetC
-from harness_corruptions.imagenet_c_folders import GROUPS, imagenet_wnids
+from harness_corruptions.imagenet_c_folders import GROUPS
 from harness_corruptions.imagenet_c_parameters import Corruption, ImageNetCParams
 from harness_corruptions.plugin import BENCHMARK, EXTRA, harness_register_datasets
 
@@ -276,12 +276,6 @@ def test_the_entry_offers_what_the_class_takes():
     assert entry.level_param in {f.name for f in fields(ImageNetCParams)}
     params = coerce(ImageNetCParams, {"root": "x", "corruption": "fog", "severity": "3"}, "imagenet_c")
     assert identity(params) == {"corruption": "fog", "severity": 3}
-
-
-def test_class_ids_are_sorted_and_are_those_of_well_known_classes():
-    wnids = imagenet_wnids()
-    assert list(wnids) == sorted(wnids)
-    assert {wnid: wnids.index(wnid) for wnid in WNIDS} == WNIDS
 
 
 def test_the_contract_of_datasets_holds(published):
