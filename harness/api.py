@@ -18,11 +18,12 @@ from harness.grid import build_plan
 from harness.options import Counters, RunOptions
 from harness.planning import Precision, RunPlan
 from harness.progress import NoProgress, Progress
+from harness.published_accuracy import accuracy_warnings
 from harness.records import RecordStore, load_records
 from harness.request import Asked
 from harness.run_folder import ARTIFACTS
 from harness.types import JSONValue, Kind, LevelSpec, ResultRecord, SummaryRecord, View
-from harness.weights import WeightsChoice, parse_weights
+from harness.weights import WeightsChoice, allowing, parse_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +91,7 @@ class RunResult:
     the metric that stands for a probe, ``levels`` the strength axis of a perturbation, each by name. ``artifacts`` are
     the curves written into an ``out`` that was named, None without a sweep. ``controls`` gives the keys of a record's
     negative controls by its key and their name; ``control_keys`` those of records that are there as controls only.
+    ``warnings``: clean accuracies that cannot be the published ones of those weights, in words.
     """
 
     records: tuple[ResultRecord, ...]
@@ -103,6 +105,7 @@ class RunResult:
     artifacts: Artifacts | None = None
     controls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     control_keys: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
     # Keeps the folder of a run without ``out`` alive as long as its result.
     _folder: _OwnFolder | None = field(default=None, repr=False)
 
@@ -181,6 +184,7 @@ def run(
     support_perturb: object = None,
     suite: str | None = None,
     weights: str | WeightsChoice = "pretrained",
+    allow_missing: Sequence[str] = (),
     data: str | Path | None = None,
     split: str | None = None,
     view: str | View | None = None,
@@ -201,9 +205,10 @@ def run(
     (``"patchdrop_random@0.5"``), an instance, or a list of such; a perturbation with its levels may be given as
     ``(instance, [0.25, 0.5])``. What is not given comes from ``suite``, then from the registry's defaults.
     ``controls`` adds negative controls to every cell (:mod:`harness.control_cells`); :attr:`RunResult.controls` says
-    whose they are. ``baseline`` is the model, by name or an instance, that numbers under corruptions are read against
-    (``mce_vs_NAME``). ``attack_target`` is what attacks aim at that do not say so themselves: the model's ``head``, or
-    the ``probe`` that is then asked.
+    whose they are. ``allow_missing``: patterns (``["head.*"]``) of names that a file of weights and the model need not
+    have in common; what the file lacks keeps its initial values. ``baseline`` is the model, by name or an instance,
+    that numbers under corruptions are read against (``mce_vs_NAME``). ``attack_target`` is what attacks aim at that do
+    not say so themselves: the model's ``head``, or the ``probe`` that is then asked.
 
     ``out`` is a folder whose records are kept and reused; without one the result lives as long as the
     object. A sweep over levels leaves its curves there, as a table and as pictures.
@@ -221,8 +226,8 @@ def run(
     20
     """
     asked = _asked(
-        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision,
-        controls, baseline, attack_target,
+        model, perturb, probe, dataset, support_perturb, suite, weights, allow_missing, data, split, view, seeds, limit,
+        precision, controls, baseline, attack_target,
     )  # fmt: skip
     return run_asked((setup or Setup()).open(), asked, out=out, options=options, progress=progress)
 
@@ -236,6 +241,7 @@ def plan(
     support_perturb: object = None,
     suite: str | None = None,
     weights: str | WeightsChoice = "pretrained",
+    allow_missing: Sequence[str] = (),
     data: str | Path | None = None,
     split: str | None = None,
     view: str | View | None = None,
@@ -256,8 +262,8 @@ def plan(
     (11, 10)
     """
     asked = _asked(
-        model, perturb, probe, dataset, support_perturb, suite, weights, data, split, view, seeds, limit, precision,
-        controls, baseline, attack_target,
+        model, perturb, probe, dataset, support_perturb, suite, weights, allow_missing, data, split, view, seeds, limit,
+        precision, controls, baseline, attack_target,
     )  # fmt: skip
     return plan_asked((setup or Setup()).open(), asked)
 
@@ -339,6 +345,7 @@ def run_asked(
         artifacts=artifacts,
         controls=part.controls,
         control_keys=part.control_keys,
+        warnings=tuple(accuracy_warnings(part.passes, by_key)),
         _folder=folder,
     )
     _report(observers.notify_run_finished(result), progress)
@@ -434,6 +441,7 @@ def _asked(
     support_perturb: object,
     suite: str | None,
     weights: str | WeightsChoice,
+    allow_missing: Sequence[str],
     data: str | Path | None,
     split: str | None,
     view: str | View | None,
@@ -451,7 +459,7 @@ def _asked(
         datasets=_items(dataset),
         support_perturbations=_items(support_perturb),
         suite=suite,
-        weights=parse_weights(weights) if isinstance(weights, str) else weights,
+        weights=allowing(parse_weights(weights) if isinstance(weights, str) else weights, allow_missing),
         data=data,
         split=split,
         view=view,

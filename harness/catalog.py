@@ -62,8 +62,9 @@ class Resolved:
     """One component as it was asked for, with every parameter, and the facts planning needs; nothing is imported.
 
     ``params`` is an instance of ``entry.params``. ``levels`` is None where none were asked for. ``view``,
-    ``label_space``, ``capabilities`` are those of the preset where it refines its entry; ``tag`` is the value of the
-    entry's ``tag_param``.
+    ``label_space``, ``capabilities`` are those of the preset where it refines its entry. ``tag`` names the pretrained
+    weights: their address, ``weights_url`` (with ``weights_sha256`` where their digest is known), or the value of the
+    entry's ``tag_param``; None where there are none, or they are embedded.
     """
 
     kind: Kind
@@ -78,6 +79,28 @@ class Resolved:
     label_space: str | None = None
     capabilities: frozenset[Capability] = frozenset()
     tag: str | None = None
+    weights_url: str | None = None
+    weights_sha256: str | None = None
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it is a preset with no other parameters than the preset's own."""
+        return self.preset is not None and self.ref.params == canonical(
+            coerce_params(self.entry.params, self.preset.params, "")
+        )
+
+    @property
+    def published_top1(self) -> float | None:
+        """Percent of ImageNet-1k's validation images that the preset, as it stands, is published to get right."""
+        return self.preset.published_top1 if self.preset is not None and self.is_preset else None
+
+    @property
+    def embedded(self) -> str | None:
+        """What names embedded weights; None where the weights are others, or there are none."""
+        entry = self.entry
+        if not isinstance(entry, ModelEntry) or entry.weights_params:
+            return None
+        return entry.embedded_name
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -94,6 +117,8 @@ class _Named:
     offer: Offer | None
     preset: Preset | None = None
     aliases: tuple[str, ...] = ()
+    tag: str | None = None
+    """The tag of pretrained weights that is its name, behind the name of its plugin."""
 
     @property
     def owner(self) -> str:
@@ -229,7 +254,12 @@ class Catalog:
         named = self._find(kind, selector)
         offer, preset = self._offer(named), named.preset
         entry = offer.entry
-        given = {**(preset.params if preset else {}), **selector.params, **(overrides or {})}
+        given = {
+            **(preset.params if preset else {}),
+            **_tag_of(named, selector),
+            **selector.params,
+            **(overrides or {}),
+        }
         where = f"{kind} {named.name}" + (f" ({preset.source})" if preset else "")
         params = coerce_params(entry.params, given, where)
         name = f"{offer.plugin}:{named.name}" if named.is_qualified else named.name
@@ -275,8 +305,8 @@ class Catalog:
         parameters: list[JSONValue] = []
         for info in describe(entry.params):
             values: dict[str, JSONValue] = {f.name: getattr(info, f.name) for f in fields(info)}
-            if preset is not None and info.name in preset.params:
-                values["preset"] = preset.params[info.name]
+            if info.name in (fixed := {**(preset.params if preset else {}), **_tag_of(named, parse_selector(name))}):
+                values["preset"] = fixed[info.name]
             parameters.append(values)
         facts: dict[str, JSONValue] = {
             f.name: _plain(getattr(entry, f.name)) for f in fields(entry) if f.name not in _NO_FACTS
@@ -301,7 +331,7 @@ class Catalog:
             "extra": entry.extra,
             "extra_missing": row.extra_missing,
             "source": str(preset.source) if preset is not None else None,
-            "parameters": parameters,
+            "params": parameters,
             "levels": None if level is None else {f.name: _plain(getattr(level, f.name)) for f in fields(level)},
             "facts": facts,
         }
@@ -337,7 +367,7 @@ class Catalog:
         holders = self._named[kind].get(selector.name, [])
         if selector.plugin is not None:
             words = {selector.plugin, normalised(selector.plugin)}
-            holders = [holder for holder in holders if words & set(holder.qualifiers)]
+            holders = [holder for holder in holders if words & set(holder.qualifiers)] or self._by_tag(kind, selector)
         else:
             holders = [holder for holder in holders if not holder.is_qualified]
         if len(holders) == 1:
@@ -347,6 +377,14 @@ class Catalog:
         owners = " and ".join(holder.owner for holder in holders)
         ways = " or ".join(f"{_qualifier(holder, holders)}:{selector.name}" for holder in holders)
         raise PluginError(f"{kind} {selector.name!r} is ambiguous: it comes from {owners}", hint=f"write {ways}")
+
+    def _by_tag(self, kind: Kind, selector: Selector) -> list[_Named]:
+        """The entry of a plugin that takes any other name behind the plugin's as the tag of pretrained weights."""
+        return [
+            _Named(kind=kind, name=selector.name, offer=offer, tag=selector.name)
+            for offer in self._manager.entries(kind)
+            if offer.plugin == selector.plugin and isinstance(offer.entry, ModelEntry) and offer.entry.names_tags
+        ]
 
     def _unknown(self, kind: Kind, selector: Selector) -> HarnessError:
         name = selector.name
@@ -409,7 +447,7 @@ class Catalog:
 
     def _row(self, named: _Named) -> CatalogRow:
         preset, offer = named.preset, named.offer
-        holders = [holder for holder in self._named[named.kind][named.name] if not holder.is_qualified]
+        holders = [holder for holder in self._named[named.kind].get(named.name, ()) if not holder.is_qualified]
         alone = not named.is_qualified and len(holders) == 1
         row = CatalogRow(
             kind=named.kind,
@@ -447,6 +485,16 @@ def _qualifier(named: _Named, holders: list[_Named]) -> str:
     return next((word for word in named.qualifiers if word not in others), named.qualifiers[-1])
 
 
+def _tag_of(named: _Named, selector: Selector) -> dict[str, str]:
+    """The tag that is the name itself, as the parameter that holds it."""
+    if named.tag is None or named.offer is None or not isinstance(named.offer.entry, ModelEntry):
+        return {}
+    name = str(named.offer.entry.tag_param)
+    if name in selector.params:
+        raise ParameterError(f"model {selector.text}: {name} is given twice, as a name and as a parameter")
+    return {name: named.tag}
+
+
 def _levels(selector: Selector, kind: Kind, entry: Entry) -> tuple[float, ...] | None:
     if selector.levels is None:
         return None
@@ -472,8 +520,19 @@ def _model_facts(entry: ModelEntry, preset: Preset | None) -> tuple[View, str | 
 
 def _with_model_facts(resolved: Resolved, entry: ModelEntry) -> Resolved:
     view, label_space, capabilities = _model_facts(entry, resolved.preset)
-    tag = None if entry.tag_param is None else str(resolved.arguments[entry.tag_param])
-    return replace(resolved, view=view, label_space=label_space, capabilities=capabilities, tag=tag)
+    tag, url, sha256 = (
+        None if name is None else resolved.arguments[name]
+        for name in (entry.tag_param, entry.url_param, entry.sha256_param)
+    )
+    return replace(
+        resolved,
+        view=view,
+        label_space=label_space,
+        capabilities=capabilities,
+        tag=url or tag,
+        weights_url=url,
+        weights_sha256=sha256,
+    )
 
 
 def _plain(value: object) -> JSONValue:

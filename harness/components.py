@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from harness.built_facts import with_exact_facts
 from harness.entries import DatasetEntry, ModelEntry, PerturbationEntry, ProbeEntry
 from harness.errors import CapabilityError, ParameterError, PluginError, UsageError, WeightsError
 from harness.grammar import parse_selector
@@ -41,6 +42,10 @@ class ModelComponent:
     twin: Callable[[], ModelComponent] | None = None
     """The same network with random weights; None where there is none (an instance, an untrained model)."""
     learned: bool = True
+    lacking: WeightsError | None = None
+    """Why there are no such weights at all, anywhere."""
+    published_top1: float | None = None
+    """Percent of ImageNet-1k's validation images that these weights are published to get right in ``view``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +111,10 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
     Raises :class:`UsageError` for an object that is no model, naming :func:`harness.wrap` for a bare module.
     """
     if isinstance(item, str):
-        resolved = catalog.resolve("model", item)
+        resolved = with_exact_facts(catalog.resolve("model", item))
         entry = resolved.entry
         assert isinstance(entry, ModelEntry)
-        embedded = None if resolved.tag else entry.embedded_name
-        identity = identify(weights, use=entry.name, tag=resolved.tag, embedded=embedded)
+        identity, lacking = _identity(resolved, weights)
         if resolved.view is None:
             raise PluginError(f"model {item}: its entry gives no view")
         return ModelComponent(
@@ -122,6 +126,8 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
             build=lambda: _build_model(catalog, resolved, weights),
             require_weights=lambda: _require_weights(resolved, weights),
             learned=entry.learned,
+            lacking=lacking,
+            published_top1=resolved.published_top1 if weights == WeightsChoice() else None,
             twin=None
             if weights.origin == "random" or not entry.learned
             else lambda: model_component(catalog, item, WeightsChoice(origin="random")),
@@ -142,6 +148,18 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
     )
 
 
+def _identity(resolved: Resolved, weights: WeightsChoice) -> tuple[WeightsInfo, WeightsError | None]:
+    """What the weights are called, and what to say where nobody published any."""
+    entry = resolved.entry
+    if weights.origin == "pretrained" and resolved.tag is None and resolved.embedded is None:
+        nothing = WeightsInfo(origin="pretrained", identity="pretrained:none")
+        return nothing, WeightsError(
+            f"model {resolved.ref.name} has no pretrained weights: none were published",
+            hint="give a checkpoint file, --weights PATH, or run it untrained, --weights random",
+        )
+    return identify(weights, use=entry.name, tag=resolved.tag, embedded=resolved.embedded), None
+
+
 def _acts_inside(info: ModelInfo) -> dict[str, JSONValue]:
     """What a caller's model does to pixels beside its weights; a name told twice must not hide that it differs."""
     return {
@@ -155,7 +173,13 @@ def _acts_inside(info: ModelInfo) -> dict[str, JSONValue]:
 
 def _require_weights(resolved: Resolved, weights: WeightsChoice) -> None:
     entry = resolved.entry
-    if weights.origin == "pretrained" and resolved.tag and isinstance(entry, ModelEntry) and entry.timm_weights:
+    if weights.origin != "pretrained":
+        return
+    if resolved.weights_url is not None:
+        from harness.url_weights import require_url_reachable
+
+        require_url_reachable(resolved.weights_url)
+    elif resolved.tag and isinstance(entry, ModelEntry) and entry.timm_weights:
         from harness.hub import require_reachable
 
         require_reachable(resolved.tag)
@@ -391,7 +415,12 @@ def _instance_ref(kind: Any, name: str, version: int, params: Mapping[str, Any],
 def check_applies(
     model: ModelComponent, perturbation: PerturbationComponent, probe: ProbeComponent, label_space: str | None
 ) -> None:
-    """Raise :class:`CapabilityError`, in a sentence that says why, if this combination cannot give a number."""
+    """Raise :class:`CapabilityError`, in a sentence that says why, if this combination cannot give a number.
+
+    And :class:`WeightsError` for a model without any weights of the kind that was asked for.
+    """
+    if model.lacking is not None:
+        raise model.lacking
     for part, needs in ((probe.ref, probe.needs), (perturbation.ref, perturbation.needs)):
         if missing := needs - model.capabilities:
             raise CapabilityError(

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.discovery import CORE_DISTRIBUTION, normalised
 from harness.errors import WeightsError
-from harness.hub import PREFLIGHT_S, hub_cache_dir, hub_endpoint, is_offline, preflight
+from harness.hub import hub_cache_dir, hub_endpoint, preflight
 from harness.library_probe import STEPS
 from harness.paths import cache_dir
 from harness.targets import EXTRAS, missing_packages
+from harness.transfer import PREFLIGHT_S, is_offline
 
 if TYPE_CHECKING:
     from harness.manager import HarnessManager

@@ -59,9 +59,13 @@ class ModelEntry(Entry):
     """A model or a family of models; its target also gets ``weights=``, a :class:`harness.weights.WeightsChoice`.
 
     ``view``, ``label_space`` and ``capabilities`` are facts that planning needs; a preset may refine
-    them, and the contract kit compares them with what is built. ``tag_param`` names the parameter that identifies the
-    pretrained weights; None for a model whose weights are embedded in the plugin, whose ``embedded_sha256`` is then
-    the digest of their file: it enters the key of every record, so that retrained weights never pass for the old ones.
+    them, and the contract kit compares them with what is built. ``facts_vary``: they depend on the parameters, so that
+    planning learns them from the network, built without weights, wherever other parameters than a preset's are given.
+
+    ``tag_param`` names the parameter that identifies the pretrained weights; ``url_param`` the one that may hold their
+    address instead, and ``sha256_param`` the one with their digest. ``names_tags``: ``plugin:TAG`` is this entry with
+    that tag. A model whose weights are embedded in the plugin has ``embedded_sha256``, the digest of their file: it
+    enters the key of every record, so that retrained weights never pass for the old ones.
     """
 
     kind: ClassVar[Kind] = "model"
@@ -72,9 +76,18 @@ class ModelEntry(Entry):
     tag_param: str | None = None
     timm_weights: bool = False
     """Whether the tag is one of timm's, so that its weights lie in the repository ``timm/TAG`` of the model hub."""
+    url_param: str | None = None
+    sha256_param: str | None = None
+    names_tags: bool = False
+    facts_vary: bool = False
     embedded_sha256: str | None = None
     learned: bool = True
     """Whether it has weights at all; False for statistics computed by a formula."""
+
+    @property
+    def weights_params(self) -> tuple[str, ...]:
+        """The parameters that say which weights are the pretrained ones."""
+        return tuple(name for name in (self.tag_param, self.url_param, self.sha256_param) if name is not None)
 
     @property
     def embedded_name(self) -> str:

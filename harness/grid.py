@@ -21,7 +21,7 @@ from harness.components import (
     used_label_map,
 )
 from harness.control_cells import Baselines, control_cells
-from harness.errors import CapabilityError, DataError, UsageError
+from harness.errors import CapabilityError, DataError, UsageError, WeightsError
 from harness.planning import GridRequest, Pass, PlannedCell, RunPlan
 from harness.sampling import limit_count
 from harness.types import Cell, DatasetRef, JSONValue, Seeds, View, digest
@@ -241,7 +241,7 @@ def _refusal(
                 f"probe {probe.ref.name} would be asked about split {split!r}, the images it learns from",
                 hint=f"query another split of {info.name}: {', '.join(s for s in info.splits if s != split)}",
             )
-    except CapabilityError as error:
+    except (CapabilityError, WeightsError) as error:
         if not request.tolerant:
             raise
         return error.message

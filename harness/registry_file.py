@@ -35,7 +35,7 @@ SECTIONS: dict[str, Kind] = {
     "datasets": "dataset",
 }
 _PRESET_KEYS = ("use", "params", "aliases", "summary", "override")
-_MODEL_KEYS = (*_PRESET_KEYS, "view", "label_space", "capabilities")
+_MODEL_KEYS = (*_PRESET_KEYS, "view", "label_space", "capabilities", "published_top1", "licence")
 _SUITE_LISTS: dict[str, Kind] = {
     "models": "model",
     "datasets": "dataset",
@@ -50,6 +50,8 @@ _SUITE_KEYS = (*_SUITE_LISTS, "seeds", "view", "limit", "summary", "override")
 class Preset:
     """A name for an entry with parameters. For models, ``view``, ``label_space`` and ``capabilities`` refine the entry.
 
+    ``published_top1``: percent of the 50,000 validation images of ImageNet-1k that its pretrained weights are published
+    to get right, in its own view. ``licence``: that of those weights, by its SPDX identifier.
     ``params`` are as YAML typed them, not yet checked against the entry; ``param_sources`` says where each stands.
     ``layer`` is ``packaged``, ``user`` or the name of a plugin.
     """
@@ -67,6 +69,8 @@ class Preset:
     view: View | None = None
     label_space: str | None = None
     capabilities: frozenset[Capability] | None = None
+    published_top1: float | None = None
+    licence: str | None = None
 
     @property
     def path(self) -> str:
@@ -197,7 +201,16 @@ def read_preset(item: Item, kind: Kind, name: str, layer: str, source: Source) -
         view=_view(given["view"]) if "view" in given else None,
         label_space=given["label_space"].text("the name of a label space") if "label_space" in given else None,
         capabilities=_capabilities(given["capabilities"]) if "capabilities" in given else None,
+        published_top1=_percent(given["published_top1"]) if "published_top1" in given else None,
+        licence=given["licence"].text("a licence") if "licence" in given else None,
     )
+
+
+def _percent(item: Item) -> float:
+    value = item.scalar()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
+        raise item.error(f"expected a number of percent between 0 and 100, found {value!r}")
+    return float(value)
 
 
 def _entry_name(item: Item) -> str:

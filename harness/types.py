@@ -200,6 +200,7 @@ class ModelInfo:
     ``embed_dim`` is the width of the last block's tokens, ``pooled_dim`` that of the pre-logits vector.
     ``mean`` and ``std`` are applied inside the model to pixels in [0, 1]. ``patch_size`` is in input pixels.
     ``prefix`` names the prefix tokens in order. ``attention_blocks``: the blocks that give attention, None for all.
+    ``licence``: that of the pretrained weights, by its SPDX identifier, where it is known.
     """
 
     name: str
@@ -218,6 +219,7 @@ class ModelInfo:
     heads: tuple[str, ...] = ()
     attention_blocks: tuple[int, ...] | None = None
     capabilities: frozenset[Capability] = frozenset()
+    licence: str | None = None
 
     def __post_init__(self) -> None:
         if (Capability.LOGITS in self.capabilities) != bool(self.heads):
@@ -282,14 +284,17 @@ class BlockTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockAttention:
-    """Attention of one block after the softmax: ``weights`` (N, heads, queries, keys), and over what it runs.
+    """Attention of one block: ``weights`` (N, heads, queries, keys) as they multiply the values, and over what it runs.
 
     ``global``: every token asks every token. ``class``: class tokens alone ask. Of both the last keys are the patches.
-    ``window``: tokens ask those of their own window.
+    ``window``: tokens ask those of their own window; the first axis is then (N * windows).
+    ``distribution``: whether every row is a distribution, as a softmax gives it; False where heads are mixed behind
+    the softmax (CaiT), so that rows need not sum to one nor be positive.
     """
 
     weights: Tensor
     kind: Literal["global", "class", "window"]
+    distribution: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

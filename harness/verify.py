@@ -92,6 +92,8 @@ def _facts_problem(entry: Entry) -> str | None:
         return f"extra {entry.extra!r} is none of {', '.join(EXTRAS)}"
     if isinstance(entry, ModelEntry) and not isinstance(entry.view, View):
         return f"view must be a View, not {entry.view!r}"
+    if isinstance(entry, ModelEntry) and entry.names_tags and not (entry.qualified and entry.tag_param):
+        return "names_tags needs qualified=True and a tag_param"
     if isinstance(entry, PerturbationEntry) and not isinstance(entry.level, LevelSpec | None):
         return f"level must be a LevelSpec, not {entry.level!r}"
     claimed = entry.needs if isinstance(entry, PerturbationEntry | ProbeEntry) else getattr(entry, "capabilities", ())
@@ -107,7 +109,7 @@ def _params_problem(entry: Entry) -> str | None:
         return problem
     named: list[str | None] = []
     if isinstance(entry, ModelEntry):
-        named = [entry.tag_param]
+        named = [*entry.weights_params]
     elif isinstance(entry, PerturbationEntry):
         named = [entry.target_param, entry.source_param, *entry.model_params]
     elif isinstance(entry, DatasetEntry):

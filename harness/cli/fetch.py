@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """What came of one model. ``path``, ``size_bytes`` and ``sha256`` are those of the file, None without one."""
+    """What came of one model. ``path``, ``size_bytes`` and ``sha256`` are those of the file, None without one.
+
+    ``digest``: what the bytes are held to. ``hub``: what the hub said when they were fetched; the others are those of
+    :data:`harness.url_weights.DigestSource`.
+    """
 
     model: str
     status: Literal["fetched", "fetched by its plugin", "cached", "embedded", "failed"]
@@ -28,6 +32,7 @@ class Fetched:
     path: Path | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    digest: Literal["hub", "pinned", "published", "recorded"] | None = None
     error: HarnessError | None = None
 
     def as_dict(self) -> dict[str, JSONValue]:
@@ -39,6 +44,7 @@ class Fetched:
             "path": None if self.path is None else str(self.path),
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
+            "digest": self.digest,
             "error": None if self.error is None else self.error.message,
         }
 
@@ -78,52 +84,104 @@ def fetch(
 
 
 def fetch_all(catalog: Catalog, models: list[Resolved]) -> list[Fetched]:
-    """Fetch one after another. Once the hub cannot be reached, it is not asked again for those that are not cached."""
-    from harness.hub import NotOnHubError, cached_file
+    """Fetch one after another. A server that cannot be reached is not asked again for what is not cached."""
+    from harness.transfer import UnavailableError
 
     found: list[Fetched] = []
-    reachable = True
+    unreachable: set[str] = set()
     for resolved in models:
+        server = _server(resolved)
         try:
-            tag = _hub_tag(resolved)
-            if not reachable and tag is not None and cached_file(tag) is None:
-                raise WeightsError(f"pretrained weights {tag}: not tried, the hub is out of reach")
+            if server in unreachable and not _is_cached(resolved):
+                raise WeightsError(f"pretrained weights {resolved.tag}: not tried, {server} is out of reach")
             found.append(_fetch(catalog, resolved))
         except HarnessError as error:
-            reachable = reachable and (isinstance(error, NotOnHubError) or not isinstance(error, WeightsError))
+            if server is not None and isinstance(error, UnavailableError):
+                unreachable.add(server)
             found.append(Fetched(model=resolved.name, status="failed", tag=resolved.tag, error=error))
     return found
 
 
 def _fetch(catalog: Catalog, resolved: Resolved) -> Fetched:
-    from harness.hub import NotOnHubError, cached_file, pretrained_file
+    if resolved.tag is None:
+        return _without_file(resolved)
+    if resolved.weights_url is not None:
+        return _fetch_url(resolved)
+    if _hub_tag(resolved) is not None:
+        return _fetch_from_hub(catalog, resolved)
+    return _fetch_by_plugin(catalog, resolved)
+
+
+def _without_file(resolved: Resolved) -> Fetched:
+    if resolved.embedded is None:
+        raise WeightsError(
+            f"model {resolved.name} has no pretrained weights: none were published",
+            hint="give a checkpoint file, --weights PATH; or run untrained, --weights random",
+        )
+    return Fetched(model=resolved.name, status="embedded")
+
+
+def _fetch_url(resolved: Resolved) -> Fetched:
+    from harness.url_weights import url_weights
+
+    status: Literal["cached", "fetched"] = "cached" if _is_cached(resolved) else "fetched"
+    weights = url_weights(str(resolved.weights_url), sha256=resolved.weights_sha256)
+    return Fetched(
+        model=resolved.name,
+        status=status,
+        tag=resolved.tag,
+        path=weights.path,
+        size_bytes=weights.size_bytes,
+        sha256=weights.sha256,
+        digest=weights.digest_source,
+    )
+
+
+def _fetch_from_hub(catalog: Catalog, resolved: Resolved) -> Fetched:
+    from harness.hub import NotOnHubError, pretrained_file
     from harness.weights import file_digest
 
-    if resolved.tag is None:
-        return Fetched(model=resolved.name, status="embedded")
-    tag = _hub_tag(resolved)
-    if tag is None:
-        return _fetch_by_plugin(catalog, resolved)
-    status: Literal["cached", "fetched"] = "fetched" if cached_file(tag) is None else "cached"
+    status: Literal["cached", "fetched"] = "cached" if _is_cached(resolved) else "fetched"
     try:
-        path = pretrained_file(tag)
+        path = pretrained_file(str(resolved.tag))
     except NotOnHubError:
         # A plugin may know another place than the hub: building the model goes the way that a run goes.
         return _fetch_by_plugin(catalog, resolved)
     return Fetched(
         model=resolved.name,
         status=status,
-        tag=tag,
+        tag=resolved.tag,
         path=path,
         size_bytes=path.stat().st_size,
         sha256=file_digest(path),
+        digest="hub",
     )
 
 
+def _is_cached(resolved: Resolved) -> bool:
+    from harness.hub import cached_file
+    from harness.url_weights import cached_url_file
+
+    if resolved.weights_url is not None:
+        return cached_url_file(resolved.weights_url) is not None
+    tag = _hub_tag(resolved)
+    return tag is not None and cached_file(tag) is not None
+
+
+def _server(resolved: Resolved) -> str | None:
+    """Whom the weights are fetched from; None where only the plugin knows, or nobody is asked."""
+    from harness.transfer import host_of
+
+    if resolved.weights_url is not None:
+        return host_of(resolved.weights_url)
+    return None if _hub_tag(resolved) is None else "the hub"
+
+
 def _hub_tag(resolved: Resolved) -> str | None:
-    """The tag under which the hub has the weights; None where only the plugin knows where they are."""
+    """The tag under which the hub has the weights; None where they lie elsewhere."""
     entry = resolved.entry
-    return resolved.tag if isinstance(entry, ModelEntry) and entry.timm_weights else None
+    on_hub = isinstance(entry, ModelEntry) and entry.timm_weights and resolved.weights_url is None
+    return resolved.tag if on_hub else None
 
 
 def _fetch_by_plugin(catalog: Catalog, resolved: Resolved) -> Fetched:
@@ -135,17 +193,26 @@ def _fetch_by_plugin(catalog: Catalog, resolved: Resolved) -> Fetched:
     return Fetched(model=resolved.name, status="fetched by its plugin", tag=resolved.tag, sha256=sha256)
 
 
+_HELD_TO = {
+    "hub": "as the hub has it",
+    "pinned": "pinned",
+    "published": "published in the name",
+    "recorded": "recorded at the first download",
+}
+
+
 def _show(fetched: list[Fetched]) -> None:
     from harness.report.tables import Table
     from harness.report.terminal import show
 
-    header = ("model", "status", "size", "sha256", "path")
+    header = ("model", "status", "size", "sha256", "digest", "path")
     rows = tuple(
         (
             one.model,
             one.status,
             "" if one.size_bytes is None else f"{one.size_bytes / 1e6:.1f} MB",
             one.sha256 or "",
+            "" if one.digest is None else _HELD_TO[one.digest],
             "its weights come with its plugin" if one.status == "embedded" else str(one.path or ""),
         )
         for one in fetched

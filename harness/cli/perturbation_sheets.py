@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from harness.types import ImageBatch, View
 
 _MOST_IMAGES = 24
+_OF_A_MODEL = ("--weights", "--allow-missing")
 _OF_A_DATASET = ("--index", "--split", "--data")
-_OF_IMAGES = ("--view", "--model", "--weights", "--seed")
+_OF_IMAGES = ("--view", "--model", *_OF_A_MODEL, "--seed")
 _GIVE_MODEL = "name the evaluated model with --model"
 
 
@@ -60,10 +61,10 @@ def perturbation_drawing(
     for path in options.image_files:
         _check_image(path)
     from harness.components import model_component, perturbation_component, resolve_dataset
-    from harness.weights import WeightsChoice, parse_weights
+    from harness.weights import parse_weights
 
     component = perturbation_component(catalog, selector.text)
-    weights = WeightsChoice() if options.weights is None else parse_weights(options.weights)
+    weights = parse_weights(options.weights or "pretrained", allow_missing=options.allow_missing)
     model = None if options.model is None else model_component(catalog, options.model, weights)
     if (lacking := _model_lacking(component, model)) is not None:
         return lacking
@@ -96,8 +97,8 @@ def _check_options(options: SheetOptions) -> None:
         raise UsageError(
             f"{' and '.join(alone)} can have no effect without --dataset", hint="name one, such as --dataset shapes"
         )
-    if options.weights is not None and options.model is None:
-        raise UsageError("--weights can have no effect without --model", hint=_GIVE_MODEL)
+    if options.model is None and (alone := [option for option in options.given if option in _OF_A_MODEL]):
+        raise UsageError(f"{' and '.join(alone)} can have no effect without --model", hint=_GIVE_MODEL)
     if not options.image_files and options.dataset is None:
         alone = [option for option in options.given if option in _OF_IMAGES]
         if alone:

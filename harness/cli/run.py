@@ -52,6 +52,13 @@ _AXES = (
         metavar="pretrained|random|PATH",
         help="Which weights the models get; results of random ones are marked untrained.",
     ),
+    click.option(
+        "--allow-missing",
+        multiple=True,
+        metavar="PATTERN",
+        help="Weights whose names match, such as 'head.*', need not be in both file and model (repeatable); what the "
+        "file lacks keeps its initial values.",
+    ),
     click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the dataset lies."),
     click.option("--split", help="Split to ask about instead of the dataset's own choice."),
     click.option(
@@ -209,7 +216,7 @@ def _asked(given: dict[str, Any]) -> Asked:
         datasets=given["datasets"],
         support_perturbations=given["support_perturbations"],
         suite=given["suite"],
-        weights=parse_weights(given["weights"]),
+        weights=parse_weights(given["weights"], allow_missing=given["allow_missing"]),
         data=given["data"],
         split=given["split"],
         view=given["view"],
@@ -278,6 +285,8 @@ def _print_result(result: RunResult, *, as_json: bool, quiet: bool) -> None:
             show(table)
             click.echo()
     _print_failures(result.failures)
+    for warning in result.warnings:
+        click.secho(f"warning: {warning}", err=True, fg="red", bold=True)
     for trace in dict.fromkeys(failure.trace for failure in result.failures if failure.trace):
         click.echo(trace, err=True)
     if not quiet:

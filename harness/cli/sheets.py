@@ -63,6 +63,12 @@ _OPTIONS = (
     click.option(
         "--weights", metavar="pretrained|random|PATH", help="Weights of --model; pretrained ones if not given."
     ),
+    click.option(
+        "--allow-missing",
+        multiple=True,
+        metavar="PATTERN",
+        help="Names of weights that need not be in both the file of --weights and --model (repeatable).",
+    ),
     click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the perturbation; 0 if not given."),
 )
 
@@ -79,6 +85,7 @@ _MADE_FOR: Mapping[str, tuple[str, ...]] = {
     "--split": (_PERTURBATION,),
     "--model": (_PERTURBATION,),
     "--weights": (_PERTURBATION,),
+    "--allow-missing": (_PERTURBATION,),
     "--seed": (_PERTURBATION,),
 }
 """The kinds of which an option has something to say."""
@@ -106,6 +113,7 @@ class SheetOptions:
     split: str | None
     model: str | None
     weights: str | None
+    allow_missing: tuple[str, ...]
     seed: int | None
 
     @property
@@ -123,6 +131,7 @@ class SheetOptions:
             "--split": self.split,
             "--model": self.model,
             "--weights": self.weights,
+            "--allow-missing": self.allow_missing or None,
             "--seed": self.seed,
         }
         return tuple(name for name, value in values.items() if value is not None)
@@ -170,7 +179,7 @@ def _check_effect(selector: Selector, found: Mapping[str, Any], options: SheetOp
             hint="name it with --sheet FILE",
         )
     drawn = kind in (_DATASET, _PERTURBATION)
-    if (selector.params and not (drawn and wanted)) or (
+    if (selector.params and not (drawn and wanted) and kind != "model") or (
         selector.levels is not None and not (kind == _PERTURBATION and wanted)
     ):
         raise UsageError(
@@ -217,9 +226,7 @@ def _lacking(selector: Selector, found: Mapping[str, Any], data: Path | None) ->
     place = "root" if found["kind"] == _DATASET else None
     given = {*selector.params, *(() if data is None else (place,))}
     missing = [
-        row["name"]
-        for row in found["parameters"]
-        if row["required"] and "preset" not in row and row["name"] not in given
+        row["name"] for row in found["params"] if row["required"] and "preset" not in row and row["name"] not in given
     ]
     if not missing:
         return None

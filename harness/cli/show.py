@@ -1,4 +1,4 @@
-"""``harness show``: one name in full, from its plugin's descriptor and its preset; only a sheet imports torch."""
+"""``harness show``: one name in full, from its descriptor and its preset; a model is built, too, without weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from harness.cli.names import SECTIONS, component_kind, kind_of, names_of
 from harness.cli.options import json_option, kind_named, open_catalog, print_json, setup_options
 from harness.cli.plugins import plugin_fields
 from harness.cli.sheets import SheetOptions, plan_sheet, sheet_options
-from harness.entries import embedded_name
 from harness.errors import RegistryError, UsageError
 from harness.grammar import parse_selector
 from harness.naming import did_you_mean
@@ -46,6 +45,9 @@ def show(
 
     KIND (model, perturbation, probe, dataset, summary, suite, plugin) is needed only for a name that several have.
 
+    Of a model the network is built without its weights, which takes some seconds: parameters, MACs, input, tokens,
+    capabilities, weights. NAME may have parameters, as in vit_b16:input=384.
+
     Of a dataset a contact sheet is drawn, too: some images of every split, with the outlines of their masks. Of a
     perturbation of images it is drawn where images are named, with --image, or with --dataset and --index: each of
     them clean, with the map the perturbation goes by if it has one, and at every level. For a sheet NAME may have
@@ -53,6 +55,7 @@ def show(
 
     \b
       harness show vit_b16
+      harness show model timm:resnet50.a1_in1k --json
       harness show suite occlusion-quick --json
       harness show folder --data PHOTOS --sheet photos.png
       harness show perturbation patchdrop_random:grid=7x7 --image photo.jpg
@@ -60,7 +63,7 @@ def show(
     """
     kind, selector = _kind_and_selector(words)
     catalog = open_catalog(registry_files, no_plugin, strict_plugins)
-    found = describe(catalog, kind, selector.qualified_name)
+    found = describe(catalog, kind, selector)
     draw_sheet = plan_sheet(catalog, selector, found, SheetOptions(**sheet_given), as_json=as_json)
     if as_json:
         print_json(found if draw_sheet is None else {**found, "sheet": draw_sheet()})
@@ -77,19 +80,20 @@ def _kind_and_selector(words: tuple[str, ...]) -> tuple[str | None, Selector]:
     return (kind_named(words[0], SECTIONS) if len(words) == 2 else None), selector
 
 
-def describe(catalog: Catalog, kind: str | None, name: str) -> dict[str, JSONValue]:
-    """Everything known of ``name`` as plain JSON values; ``kind`` may be None where only one kind has the name.
+def describe(catalog: Catalog, kind: str | None, selector: Selector) -> dict[str, JSONValue]:
+    """Everything known of a name as plain JSON values; ``kind`` may be None where only one kind has the name.
 
     Raises :class:`UsageError` for a name of several kinds, :class:`RegistryError` for an unknown one, and
     :class:`PluginError` for one whose plugin failed or that several plugins use.
     """
+    name = selector.qualified_name
     kind = kind or kind_of(catalog, name)
     if kind == "suite":
         return _suite(catalog.suite(name))
     if kind == "plugin":
         return _plugin(catalog, name)
     described = catalog.describe(component_kind(kind), name)
-    return described if kind != "model" else {**described, "weights": _weights(described)}
+    return described if kind != "model" else {**described, **_network(catalog, selector, described)}
 
 
 def _suite(suite: Suite) -> dict[str, JSONValue]:
@@ -120,26 +124,19 @@ def _plugin(catalog: Catalog, name: str) -> dict[str, JSONValue]:
     )
 
 
-def _weights(described: Mapping[str, Any]) -> JSONValue:
-    """Tag, identity in records, and whether the file is in the local cache; None where the tag is yet to be given."""
-    from harness.hub import cached_file
-    from harness.weights import WeightsChoice, identify
+def _network(catalog: Catalog, selector: Selector, described: Mapping[str, Any]) -> dict[str, JSONValue]:
+    """What the model itself says; nothing where a parameter is yet to be given, or something must be installed."""
+    from harness.cli.model_card import network_card, weights_card
 
-    tag_param = described["facts"]["tag_param"]
-    if tag_param is None:
-        digest = described["facts"]["embedded_sha256"]
-        name = embedded_name(described["use"], described["version"], digest)
-        return {"tag": None, "identity": identify(WeightsChoice(), use=name, embedded=name).identity, "cached": None}
-    (row,) = (row for row in described["parameters"] if row["name"] == tag_param)
-    tag = row.get("preset", row["default"])
-    if tag is None:
-        return None
-    cached = cached_file(tag) if described["facts"]["timm_weights"] else None
-    return {
-        "tag": tag,
-        "identity": identify(WeightsChoice(), use=described["use"], tag=tag).identity,
-        "cached": None if cached is None else str(cached),
-    }
+    lacking = [row["name"] for row in described["params"] if row["required"] and "preset" not in row]
+    if set(lacking) - set(selector.params) or described["extra_missing"]:
+        return {"weights": None}
+    resolved = catalog.resolve("model", selector)
+    values = resolved.ref.params
+    params = [
+        {**row, "given": values[row["name"]]} if row["name"] in selector.params else row for row in described["params"]
+    ]
+    return {"params": params, **network_card(resolved), "weights": weights_card(resolved)}
 
 
 # --- for people ------------------------------------------------------------------------------------------------
@@ -149,7 +146,7 @@ def _print(found: Mapping[str, Any]) -> None:
     from harness.report.terminal import show as show_table
 
     show_table(_properties(found))
-    if found.get("parameters"):
+    if found.get("params"):
         click.echo()
         show_table(_parameters(found))
 
@@ -188,10 +185,22 @@ def _component_lines(found: Mapping[str, Any]) -> dict[str, str]:
     if weights := found.get("weights"):
         lines["weights"] = weights["tag"] or weights["identity"]
         lines["identity"] = weights["identity"]
+        lines["SHA-256"] = weights["sha256"] or ""
         if weights["tag"] is not None:
-            lines["in the local cache"] = weights["cached"] or f"no; harness fetch {found['name']} downloads them"
-    facts = {name.replace("_", " "): _text(value) for name, value in found["facts"].items() if name != "tag_param"}
+            way_on = weights.get("problem") or f"harness fetch {found['name']} downloads them"
+            lines["in the local cache"] = weights["cached"] or f"no; {way_on}"
+    elif "blocks" in found:
+        lines["weights"] = "none were published; --weights PATH or --weights random"
+    if "blocks" in found:
+        from harness.cli.model_card import network_lines
+
+        return lines | network_lines(found)
+    facts = {name.replace("_", " "): _text(value) for name, value in found["facts"].items() if name not in _ROLES}
     return lines | facts
+
+
+_ROLES = ("tag_param", "url_param", "sha256_param", "names_tags", "facts_vary")
+"""Facts that say which parameter is what, for programs."""
 
 
 _PROPERTIES = {"suite": _suite_lines, "plugin": _plugin_lines}
@@ -219,7 +228,7 @@ def _parameters(found: Mapping[str, Any]) -> Table:
     from harness.report.tables import Table
 
     columns: dict[str, list[str]] = {name: [] for name in ("parameter", "type", "value", "range", "unit", "meaning")}
-    for row in found["parameters"]:
+    for row in found["params"]:
         columns["parameter"].append(row["name"])
         columns["type"].append(row["type"])
         columns["value"].append(_value(row))
@@ -231,8 +240,8 @@ def _parameters(found: Mapping[str, Any]) -> Table:
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    """What a parameter is by preset or default, as it would be typed: grids as 14x14, lists as 1+5."""
-    value = row.get("preset", row["default"])
+    """What a parameter is as given, by preset or by default, as it would be typed: grids as 14x14, lists as 1+5."""
+    value = row.get("given", row.get("preset", row["default"]))
     if value is None:
         return "required" if row["required"] else "none"
     if isinstance(value, list):

@@ -89,7 +89,7 @@ def check_special_parameters_exist(subject: Subject) -> None:
     entry = subject.entry
     named: tuple[str | None, ...] = ()
     if isinstance(entry, ModelEntry):
-        named = (entry.tag_param,)
+        named = entry.weights_params
     elif isinstance(entry, PerturbationEntry):
         named = (entry.target_param, *entry.model_params)
         source = entry.source_param

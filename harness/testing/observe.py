@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.testing.kit import ContractViolation, expect
 from harness.types import ImageBatch, Measurement, ModelOutputs
@@ -111,16 +111,6 @@ def measurements_differ(expected: list[Measurement], found: list[Measurement], *
             if not same:
                 return f"{label}: expected {part} {a!r}, found {b!r}"
     return None
-
-
-def torch_modules(component: object) -> list[nn.Module]:
-    """The torch modules that a component is or holds as attributes."""
-    if isinstance(component, nn.Module):
-        return [component]
-    names = [*getattr(component, "__dict__", {})]
-    names += [slot for cls in type(component).__mro__ for slot in getattr(cls, "__slots__", ())]
-    held = (getattr(component, name, None) for name in names)
-    return [value for value in held if isinstance(value, nn.Module)]
 
 
 @contextmanager

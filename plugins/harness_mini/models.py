@@ -13,8 +13,9 @@ from harness.backbones.patchconvnet import PatchConvNet, PatchConvNetModel
 from harness.backbones.resnet import ResNetModel
 from harness.backbones.vision_transformer import TransformerModel
 from harness.errors import WeightsError
+from harness.state_dicts import load_strict, read_state_dict
 from harness.types import ModelInfo
-from harness.weights import WeightsChoice, file_digest, identify, load_strict, read_state_dict
+from harness.weights import WeightsChoice, file_digest, identify
 from harness_mini.cards import read_card, weights_file
 from harness_mini.networks import NETWORKS, build
 from harness_mini.training.lessons import MEAN, STD
@@ -30,7 +31,7 @@ def build_model(name: str, *, weights: WeightsChoice) -> NetworkModel:
     file = _shipped(name) if weights.origin == "pretrained" else weights.path
     net = build(name, seed=weights.seed)
     if file is not None:
-        load_strict(net, read_state_dict(file), source=str(file))
+        load_strict(net, read_state_dict(file), source=str(file), allow_missing=weights.allow_missing)
     (entry,) = (entry for entry in entries() if entry.name == name)
     identity = identify(weights, use=name, embedded=entry.embedded_name)
     card = ModelInfo(

@@ -34,7 +34,7 @@ def test_model_preset(harness):
     for part in (
         "entry vit",
         "timm_vit (vit-harness ",
-        "harness_timm.build:build_vit",
+        "harness_timm.vit:build",
         found["source"],
         found["weights"]["identity"],
         "class_token",
@@ -92,7 +92,7 @@ def test_parameters_levels_and_facts_of_an_entry(harness, install):
     install("leaf", PLUGIN)
     found = harness("show", "leaves", "--json").json
     assert found["name"] == "leafy"
-    assert [row["name"] for row in found["parameters"]] == ["grid", "shots", "mode", "place"]
+    assert [row["name"] for row in found["params"]] == ["grid", "shots", "mode", "place"]
     assert found["levels"]["values"] == [0.0, 0.25]
     out = harness("show", "leafy").out
     rows = {line.split()[0]: line for line in out.splitlines() if line}
@@ -112,7 +112,7 @@ def test_parameters_levels_and_facts_of_an_entry(harness, install):
 def test_embedded_weights_have_their_identity(harness, install):
     install("leaf", PLUGIN)
     found = harness("show", "own_weights", "--json").json
-    assert found["weights"] == {"tag": None, "identity": "embedded:own_weights:3", "cached": None}
+    assert found["weights"] == {"tag": None, "identity": "embedded:own_weights:3", "cached": None, "sha256": None}
     assert "embedded:own_weights:3" in harness("show", "own_weights").out
 
 

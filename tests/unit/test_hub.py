@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from harness import hub
+from harness import hub, transfer
 from harness.errors import WeightsError
 
 TAG = "test_vit.r160_in1k"
@@ -65,7 +65,7 @@ class Hub:
         content = self.files.get(request.path.partition("?")[0])
         digest = hashlib.sha256(content or b"").hexdigest()
         if self.mode == "storage-silent" and body:
-            time.sleep(hub._SILENCE_S + 1)
+            time.sleep(transfer.SILENCE_S + 1)
         elif self.mode in ("503", "429", "401"):
             self.send(request, int(self.mode), {"Content-Length": "0"})
         elif self.mode == "portal":
@@ -202,13 +202,13 @@ def test_offline_uses_the_cache_and_asks_nobody(serve, weights, monkeypatch):
     server = serve({resolve(): weights})
     for variable in ("HARNESS_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(variable, "1")
-        assert hub.is_offline()
+        assert transfer.is_offline()
         with pytest.raises(WeightsError, match="not in the local cache") as caught:
             hub.pretrained_file(TAG)
         assert_refused(caught.value)
         monkeypatch.delenv(variable)
     assert server.asked == []
-    assert not hub.is_offline()
+    assert not transfer.is_offline()
     file = hub.pretrained_file(TAG)
     monkeypatch.setenv("HARNESS_OFFLINE", "true")
     assert hub.pretrained_file(TAG) == file
@@ -241,8 +241,8 @@ def test_cache_folder_follows_the_hubs_variables(monkeypatch, tmp_path):
     ],
 )
 def test_what_goes_wrong_is_said_in_time_and_never_cached(serve, weights, tmp_path, monkeypatch, mode, says):
-    assert hub.PREFLIGHT_S + hub._SILENCE_S < LIMIT_S
-    monkeypatch.setattr(hub, "_SILENCE_S", 0.5)
+    assert transfer.PREFLIGHT_S + transfer.SILENCE_S < LIMIT_S
+    monkeypatch.setattr(transfer, "SILENCE_S", 0.5)
     server = serve({resolve(): weights}, mode)
     start = time.monotonic()
     with pytest.raises(WeightsError, match=says) as caught:
@@ -328,9 +328,9 @@ def test_a_fresh_process_gives_up_within_ten_seconds_and_imports_no_timm(faulty_
         "import sys\n"
         "from harness.errors import WeightsError\n"
         "from harness.weights import parse_weights\n"
-        "from harness_timm.build import build_vit\n"
+        "from harness_timm.vit import build\n"
         "try:\n"
-        f"    build_vit(arch={TAG!r}, weights=parse_weights('pretrained'))\n"
+        f"    build(arch={TAG!r}, weights=parse_weights('pretrained'))\n"
         "except WeightsError as error:\n"
         "    print(error, sorted({'torch', 'timm'} & set(sys.modules)))\n"
         "    raise SystemExit(error.exit_code)\n"

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from harness.errors import WeightsError
+from harness.state_dicts import load_strict, read_state_dict
 from harness.stats import wilson
 from harness.types import JSONValue
-from harness.weights import load_strict, read_state_dict
 from harness_mini.cards import card_file, read_card, weights_file, write_card
 from harness_mini.networks import NETWORKS, build
 from harness_mini.shapes_dataset import Shapes

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from harness.errors import WeightsError
-from harness.weights import file_digest, load_strict, read_state_dict
+from harness.state_dicts import load_strict, read_state_dict
+from harness.weights import file_digest
 from harness_mini.cards import card_file, read_card, weights_file
 from harness_mini.networks import build
 

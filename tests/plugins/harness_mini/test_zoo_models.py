@@ -15,10 +15,11 @@ from harness.catalog import build_catalog
 from harness.components import model_component
 from harness.errors import WeightsError
 from harness.manager import build_manager
+from harness.state_dicts import load_strict, read_state_dict
 from harness.stats import wilson
 from harness.testing import check_named
 from harness.types import Capability, OutputSpec
-from harness.weights import WeightsChoice, load_strict, parse_weights, read_state_dict
+from harness.weights import WeightsChoice, parse_weights
 from harness_mini import cards, zoo
 from harness_mini.cards import read_card, shipped_digest, weights_file, write_card
 from harness_mini.models import build_model
