@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import cast
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from harness.backbones.initial_values import draw, truncated_normal, uniform
 from harness.backbones.network import NetworkModel, map_tokens
 from harness.errors import ParameterError
 from harness.types import BlockAttention, BlockTokens, Capability, ModelInfo, ModelOutputs, OutputSpec
@@ -67,7 +68,7 @@ class PatchConvNet(nn.Module):
             self.patch_embed = nn.Sequential(OrderedDict(proj=_stem((3, *stem))))
             self.blocks = nn.ModuleList(_TrunkBlock(width, drop_path) for _ in range(depth))
             self.cls_token = nn.Parameter(torch.empty(1, num_classes if per_class else 1, width))
-            self.blocks_token_only = nn.ModuleList([_Aggregation(width, per_class)])
+            self.blocks_token_only = nn.ModuleList([Aggregation(width, per_class=per_class)])
             self.norm = nn.LayerNorm(width, eps=_EPSILON)
             self.head = _LogitPerToken(width, num_classes) if per_class else nn.Linear(width, num_classes)
         self.to_empty(device=device)
@@ -102,30 +103,17 @@ class PatchConvNet(nn.Module):
     @torch.no_grad()
     def _initialise(self, layer_scale: float, generator: torch.Generator) -> None:
         """Class tokens and linear layers as in transformers, convolutions as torch does it, branches nearly shut."""
-
-        def uniform(bound: float) -> Callable[[Tensor], Tensor]:
-            return lambda value: value.uniform_(-bound, bound, generator=generator)
-
-        def truncated_normal(value: Tensor) -> Tensor:
-            return nn.init.trunc_normal_(value, std=0.02, generator=generator)
-
-        _draw(self.cls_token, truncated_normal)
+        draw(self.cls_token, truncated_normal(generator))
         for part in self.modules():
-            if isinstance(part, nn.Linear):
-                _draw(part.weight, truncated_normal)
-                part.bias.zero_()
-            elif isinstance(part, nn.Conv2d):
-                inputs = part.weight[0].numel()
-                _draw(part.weight, uniform(inputs**-0.5))
+            if isinstance(part, nn.Conv2d):
+                bound = part.weight[0].numel() ** -0.5
+                draw(part.weight, uniform(generator, bound))
                 if part.bias is not None:
-                    _draw(part.bias, uniform(inputs**-0.5))
-            elif isinstance(part, nn.LayerNorm):
-                part.reset_parameters()
+                    draw(part.bias, uniform(generator, bound))
             elif isinstance(part, _TrunkBlock):
                 part.gamma_1.fill_(layer_scale)
-            elif isinstance(part, _Aggregation):
-                part.gamma_1.fill_(layer_scale)
-                part.gamma_2.fill_(layer_scale)
+            else:
+                initialise_layer(part, layer_scale, generator)
 
 
 class PatchConvNetModel(NetworkModel):
@@ -248,10 +236,14 @@ class _SqueezeExcitation(nn.Module):
         return x * gate
 
 
-class _Aggregation(nn.Module):
-    """A transformer block in which class tokens alone ask, and alone change."""
+class Aggregation(nn.Module):
+    """A transformer block of one head in which class tokens (N, T, ``width``) alone ask, and alone change.
 
-    def __init__(self, width: int, per_class: bool) -> None:
+    Returned are these, and attention weights (N, 1, T, keys) over the class token and the patches; with a class token
+    for each class (``per_class``) over the patches (N, K, ``width``) alone.
+    """
+
+    def __init__(self, width: int, *, per_class: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=_EPSILON)
         self.attn = _ClassAttention(width, per_class)
@@ -263,6 +255,7 @@ class _Aggregation(nn.Module):
         self.gamma_2 = nn.Parameter(torch.empty(width))
 
     def forward(self, class_tokens: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
         gathered, weights = self.attn(self.norm1(class_tokens), self.norm1(patches))
         class_tokens = class_tokens + self.gamma_1 * gathered
         return class_tokens + self.gamma_2 * self.mlp(self.norm2(class_tokens)), weights
@@ -314,6 +307,13 @@ def _stem(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _draw(parameter: Tensor, fill: Callable[[Tensor], Tensor]) -> None:
-    """On the CPU, so that a seed means the same parameters whatever the device."""
-    parameter.copy_(fill(torch.empty(parameter.shape, device="cpu")))
+def initialise_layer(part: nn.Module, layer_scale: float, generator: torch.Generator) -> None:
+    """Initial values of a layer of an aggregation, or behind it: as in transformers, branches times ``layer_scale``."""
+    if isinstance(part, nn.Linear):
+        draw(part.weight, truncated_normal(generator))
+        nn.init.zeros_(part.bias)
+    elif isinstance(part, nn.LayerNorm):
+        part.reset_parameters()
+    elif isinstance(part, Aggregation):
+        nn.init.constant_(part.gamma_1, layer_scale)
+        nn.init.constant_(part.gamma_2, layer_scale)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
+from harness.backbones.attention import attention_of
 from harness.backbones.network import NetworkModel
 from harness.errors import ParameterError
 from harness.types import BlockAttention, BlockTokens, Capability, ModelInfo, ModelOutputs, OutputSpec
@@ -81,7 +82,7 @@ class TransformerModel(NetworkModel):
         normed: dict[int, BlockTokens] = {}
         head = want.logits or want.pooled
         last = len(self.net.blocks) - 1 if head else max(want.tokens | want.normed_tokens | want.attention, default=-1)
-        with self._attention_of(want.attention) as attention:
+        with attention_of({i: self.net.blocks[i].attn for i in want.attention}) as attention:
             x, kept = self._embed(pixels)
             for i, block in enumerate(self.net.blocks[: last + 1]):
                 x, kept = self._enter(f"block:{i}", x, kept)
@@ -149,28 +150,6 @@ class TransformerModel(NetworkModel):
             logits = {"head": net.head(pooled).float()}
         return logits, pooled if want.pooled else None
 
-    @contextmanager
-    def _attention_of(self, blocks: frozenset[int]) -> Iterator[dict[int, Tensor]]:
-        """While open, a pass leaves the attention weights (N, heads, queries, keys) of ``blocks`` in the value."""
-        seen: dict[int, Tensor] = {}
-        layers = {i: self.net.blocks[i].attn for i in blocks}
-        fused = {i: layer.fused_attn for i, layer in layers.items()}
-        handles = []
-
-        def keep(i: int, weights: Tensor) -> None:
-            seen[i] = weights
-
-        try:
-            for i, layer in layers.items():
-                layer.fused_attn = False
-                handles.append(layer.attn_drop.register_forward_pre_hook(lambda _, inputs, i=i: keep(i, inputs[0])))
-            yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
-            for i, layer in layers.items():
-                layer.fused_attn = fused[i]
-
 
 def _check_second_token(model: str, name: str, distilled: bool) -> None:
     if not distilled and name != "dist":
@@ -188,6 +167,8 @@ def _prefix_names(net: Any, second_token: str | None) -> tuple[str, ...]:
 
 
 def _patch_size(net: Any) -> int | None:
-    """Pixels per patch; the side of the input over that of the grid, since a hybrid's stem counts, too."""
+    """Pixels per patch; of a hybrid the side of the input over that of the grid, since its stem counts, too."""
+    if isinstance(net.patch_embed, PatchEmbed):
+        return int(net.patch_embed.patch_size[0])
     side, cells = net.patch_embed.img_size[0], net.patch_embed.grid_size[0]
     return side // cells if side % cells == 0 else None

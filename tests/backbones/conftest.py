@@ -1,5 +1,8 @@
 """Small random networks of timm of each kind, wrapped once, and the bare ones with the same weights."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -8,6 +11,9 @@ import torchvision.transforms.v2.functional as tv
 from harness.backbones.resnet import ResNetModel
 from harness.backbones.vision_transformer import TransformerModel
 from harness.types import ModelInfo, View, WeightsInfo
+
+# Makes the reduced networks beside this file importable by name, as entries are.
+sys.path.insert(0, str(Path(__file__).parent))
 
 ARCHS = {
     "plain": "test_vit.r160_in1k",
