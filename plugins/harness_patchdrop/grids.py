@@ -32,6 +32,12 @@ def resolve_grid(grid: Grid, model: Model | None) -> tuple[int, int]:
     if model is None or model.info.patch_size is None:
         who = "there is no model here" if model is None else f"model {model.info.name} has no patches of a fixed size"
         raise CapabilityError(f"grid={grid}: {who}", hint="give the grid as ROWSxCOLUMNS, such as grid=14x14")
+    if model.info.input_size % model.info.patch_size:
+        raise CapabilityError(
+            f"grid={grid}: patches of {model.info.patch_size} px do not fill the {model.info.input_size} px of model "
+            f"{model.info.name}",
+            hint="give the grid as ROWSxCOLUMNS, such as grid=14x14",
+        )
     times, parts = _OF_TOKENS[grid]
     side = model.info.input_size // model.info.patch_size * times
     if side % parts:

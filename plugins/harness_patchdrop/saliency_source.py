@@ -163,10 +163,12 @@ class AttentionSource(ModelSource):
             )
         if attention.kind == "class":
             by_head = weights[:, :, -cells:].mean(dim=1)
-        elif "cls" in info.prefix:
+        elif "cls" in info.prefix and weights.shape[2] > cells:
             by_head = weights[:, info.prefix.index("cls"), -cells:]
         else:
-            raise CapabilityError(f"model {info.name} has no class token to ask", hint=_OTHER_SOURCES)
+            raise CapabilityError(
+                f"model {info.name} has no class token to ask in block {self._block}", hint=_OTHER_SOURCES
+            )
         if self._head == "mean":
             return by_head.mean(dim=0)
         if self._head == "max":
@@ -276,7 +278,8 @@ def _norm(params: SalientDropParams, context: PerturbationContext) -> ModelInfo 
 
 
 def _attention_block(info: ModelInfo, block: int) -> int:
-    if Capability.ATTENTION not in info.capabilities or info.patch_size is None:
+    side = info.patch_size
+    if Capability.ATTENTION not in info.capabilities or side is None or info.input_size % side:
         raise CapabilityError(f"saliency: model {info.name} has no attention over patches", hint=_OTHER_SOURCES)
     there = tuple(range(info.num_blocks)) if info.attention_blocks is None else info.attention_blocks
     asked = there[block] if -len(there) <= block < 0 else block

@@ -4,32 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.types import Capability, View
+from harness_timm.entry import PositionedParams, timm_entry
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.backbones.positions import Ablation, Interpolation
+    from harness.weights import WeightsChoice
+
+SecondToken = Literal["dist", "shape"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeiTParams:
+class DeiTParams(PositionedParams):
     """Parameters of ``deit``."""
 
-    arch: str = param(help="timm's full name, architecture.tag; *_distilled_* has the heads average, cls and dist")
+    second_token: SecondToken = param(
+        "dist", help="name of the second token of a distilled network: shape where its teacher saw shapes only"
+    )
+    pos_embed: bool = param(True, help="whether the network was trained with position embeddings")
+    patch: int = param(0, help="side of a patch; 0 for the architecture's own", unit="px", low=0)
 
 
 @hookimpl
 def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``deit``."""
-    yield ModelEntry(
-        name="deit",
-        target="harness_timm.build:build_deit",
-        summary="data-efficient image transformer of timm, plain or distilled, by architecture.tag",
-        tags=("timm", "transformer"),
-        params=DeiTParams,
-        tag_param="arch",
-        timm_weights=True,
+    yield timm_entry(
+        "deit",
+        "harness_timm.deit:build",
+        "data-efficient image transformer of timm, plain or distilled",
         view=View(resize=248, crop=224, interpolation="bicubic"),
-        label_space="imagenet1k",
-        capabilities=frozenset(Capability),
+        capabilities=Capability,
+        tags=("transformer",),
+        params=DeiTParams,
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+    posemb_interp: Interpolation = "bicubic",
+    positions: Ablation = "none",
+    positions_seed: int = 0,
+    second_token: SecondToken = "dist",  # noqa: S107  # a token of a transformer, no password
+    pos_embed: bool = True,
+    patch: int = 0,
+) -> NetworkModel:
+    """A DeiT, plain or distilled; parameters as of :class:`DeiTParams`, errors as of ``build_network``."""
+    from harness_timm.build import Positions, Source
+    from harness_timm.transformer import build_transformer
+
+    return build_transformer(
+        Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256),
+        Positions(interpolation=posemb_interp, ablation=positions, seed=positions_seed),
+        family="deit",
+        distilled=True,
+        second_token=second_token,
+        options={**({} if pos_embed else {"pos_embed": "none"}), **({"patch_size": patch} if patch else {})},
     )

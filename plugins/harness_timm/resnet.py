@@ -1,43 +1,58 @@
-"""Plugin ``timm_resnet``: ResNets (He et al., CVPR 2016) and their kin with timm's weights."""
+"""Plugin ``timm_resnet``: ResNets (He et al., CVPR 2016), ResNeXts and wide ResNets with timm's weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
-from harness.params import param
-from harness.types import Capability, View
+from harness.types import View
+from harness_timm.entry import CNN, timm_entry
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResNetParams:
-    """Parameters of ``resnet``."""
-
-    arch: str = param(help="timm's full name, architecture.tag: it fixes the weights, their view and normalisation")
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.weights import WeightsChoice
+    from harness_timm.build import Family
 
 
 @hookimpl
 def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``resnet``."""
-    yield ModelEntry(
-        name="resnet",
-        target="harness_timm.build:build_resnet",
-        summary="ResNet, ResNeXt or SE-ResNet of timm, by architecture.tag",
-        tags=("timm", "cnn"),
-        params=ResNetParams,
-        tag_param="arch",
-        timm_weights=True,
+    yield timm_entry(
+        "resnet",
+        "harness_timm.resnet:build",
+        "ResNet, ResNeXt, wide ResNet or SE-ResNet of timm",
         view=View(resize=256, crop=224, interpolation="bilinear"),
-        label_space="imagenet1k",
-        capabilities=frozenset(
-            {
-                Capability.LOGITS,
-                Capability.POOLED,
-                Capability.TOKENS,
-                Capability.GRADIENTS,
-                Capability.INTERVENTION,
-            }
-        ),
+        capabilities=CNN,
+        tags=("cnn",),
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+) -> NetworkModel:
+    """A ResNet or one of its kin; parameters as of ``TimmParams``, errors as of ``build_network``."""
+    from harness_timm.build import Source, build_network
+
+    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
+    return build_network(source, family)
+
+
+def family() -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from timm.models.resnet import ResNet
+
+    from harness.backbones.resnet import ResNetModel
+    from harness_timm.build import Family
+
+    return Family(
+        name="resnet",
+        classes=(ResNet,),
+        wrap=ResNetModel,
     )

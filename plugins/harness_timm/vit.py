@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
-from harness.params import param
 from harness.types import Capability, View
+from harness_timm.entry import PositionedParams, timm_entry
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViTParams:
-    """Parameters of ``vit``."""
-
-    arch: str = param(help="timm's full name, architecture.tag: it fixes the weights, their view and normalisation")
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.backbones.positions import Ablation, Interpolation
+    from harness.weights import WeightsChoice
 
 
 @hookimpl
 def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``vit``."""
-    yield ModelEntry(
-        name="vit",
-        target="harness_timm.build:build_vit",
-        summary="Vision Transformer of timm, by architecture.tag",
-        tags=("timm", "transformer"),
-        params=ViTParams,
-        tag_param="arch",
-        timm_weights=True,
+    yield timm_entry(
+        "vit",
+        "harness_timm.vit:build",
+        "Vision Transformer of timm, hybrids with a ResNet stem among them",
         view=View(resize=248, crop=224, interpolation="bicubic"),
-        label_space="imagenet1k",
-        capabilities=frozenset(Capability),
+        capabilities=Capability,
+        tags=("transformer",),
+        params=PositionedParams,
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+    posemb_interp: Interpolation = "bicubic",
+    positions: Ablation = "none",
+    positions_seed: int = 0,
+) -> NetworkModel:
+    """A plain Vision Transformer; parameters as of ``PositionedParams``, errors as of ``build_network``."""
+    from harness_timm.build import Positions, Source
+    from harness_timm.transformer import build_transformer
+
+    return build_transformer(
+        Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256),
+        Positions(interpolation=posemb_interp, ablation=positions, seed=positions_seed),
+        family="vit",
     )

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 from torchvision.transforms.v2.functional import normalize
 
+from harness.backbones.positions import ablate_positions, resample_positions
 from harness.errors import CapabilityError, ParameterError, WeightsError
 from harness.hub import hub_cache_dir, timm_repository
 from harness.types import OutputSpec, View
 from harness.weights import WeightsChoice, parse_weights
-from harness_timm.build import build_deit, build_resnet, build_vit, view_of
+from harness_timm import deit, dino, resnet, vit, xcit
+from harness_timm.build import view_of
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -46,7 +48,7 @@ def put_into_hub_cache(tag, state):
 
 def test_random_weights_are_those_of_their_seed():
     first, again, other = (
-        build_vit(arch=SMALL, weights=parse_weights(w)) for w in ("random:3", "random:3", "random:4")
+        vit.build(arch=SMALL, weights=parse_weights(w)) for w in ("random:3", "random:3", "random:4")
     )
     assert same(first.net.state_dict(), again.net.state_dict())
     assert not same(first.net.state_dict(), other.net.state_dict())
@@ -62,7 +64,7 @@ def test_building_leaves_the_global_generator_alone():
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    build_resnet(arch="test_resnet.r160_in1k", weights=parse_weights("random:5"))
+    resnet.build(arch="test_resnet.r160_in1k", weights=parse_weights("random:5"))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -72,7 +74,7 @@ def test_building_leaves_the_global_generator_alone():
 def test_pretrained_weights_come_from_the_hub_cache_without_a_network():
     source = timm.create_model(SMALL)
     file = put_into_hub_cache(SMALL, source.state_dict())
-    model = build_vit(arch=SMALL, weights=WeightsChoice())
+    model = vit.build(arch=SMALL, weights=WeightsChoice())
     assert same(model.net.state_dict(), {name: value.half().float() for name, value in source.state_dict().items()})
     assert model.info.weights.identity == f"pretrained:{SMALL}"
     assert model.info.weights.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
@@ -81,15 +83,26 @@ def test_pretrained_weights_come_from_the_hub_cache_without_a_network():
 
 def test_without_cache_and_network_it_stops(monkeypatch):
     with pytest.raises(WeightsError, match="not in the local cache") as caught:
-        build_resnet(arch="resnet50.a1_in1k", weights=WeightsChoice())
+        resnet.build(arch="resnet50.a1_in1k", weights=WeightsChoice())
     assert caught.value.exit_code == 4
     assert "--weights random" in str(caught.value)
+
+
+def test_names_that_need_not_be_on_both_sides_are_left_alone(tmp_path):
+    state = timm.create_model(SMALL).state_dict()
+    del state["head.weight"], state["head.bias"]
+    torch.save({**state, "projection.weight": torch.zeros(2)}, tmp_path / "trunk.pth")
+    file = str(tmp_path / "trunk.pth")
+    model = vit.build(arch=SMALL, weights=parse_weights(file, allow_missing=["head.*", "projection.*"]))
+    assert torch.equal(model.net.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    with pytest.raises(WeightsError, match=r"missing: head\.weight, head\.bias; 1 unexpected: projection\.weight"):
+        vit.build(arch=SMALL, weights=parse_weights(file))
 
 
 def test_a_checkpoint_is_identified_by_its_contents(tmp_path):
     state = timm.create_model("test_resnet.r160_in1k").state_dict()
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "mine.pth")
-    model = build_resnet(arch="test_resnet.r160_in1k", weights=parse_weights(str(tmp_path / "mine.pth")))
+    model = resnet.build(arch="test_resnet.r160_in1k", weights=parse_weights(str(tmp_path / "mine.pth")))
     digest = hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
     assert model.info.weights.identity == f"sha256:{digest}"
     assert model.info.weights.origin == "checkpoint"
@@ -99,18 +112,18 @@ def test_a_checkpoint_is_identified_by_its_contents(tmp_path):
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(timm.create_model("test_resnet.r160_in1k").state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(WeightsError, match=r"missing: cls_token.*unexpected: conv1"):
-        build_vit(arch=SMALL, weights=parse_weights(str(tmp_path / "resnet.pth")))
+        vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "resnet.pth")))
     state = timm.create_model(SMALL).state_dict()
     del state["norm.bias"]
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(WeightsError, match=r"1 missing: norm\.bias"):
-        build_vit(arch=SMALL, weights=parse_weights(str(tmp_path / "part.pth")))
+        vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "part.pth")))
 
 
 def test_position_embeddings_of_another_size_are_not_resampled_silently(tmp_path):
     torch.save(timm.create_model(SMALL, img_size=192).state_dict(), tmp_path / "larger.pth")
     with pytest.raises(WeightsError, match=r"pos_embed \(1, 145, 64\) instead of \(1, 101, 64\)"):
-        build_vit(arch=SMALL, weights=parse_weights(str(tmp_path / "larger.pth")))
+        vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "larger.pth")))
 
 
 def test_the_original_names_of_deit3_are_understood(tmp_path):
@@ -119,7 +132,7 @@ def test_the_original_names_of_deit3_are_understood(tmp_path):
     renamed = {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): v for name, v in state.items()}
     assert "blocks.0.gamma_1" in renamed
     torch.save({"model": renamed}, tmp_path / "deit3.pth")
-    model = build_deit(arch=arch, weights=parse_weights(str(tmp_path / "deit3.pth")))
+    model = deit.build(arch=arch, weights=parse_weights(str(tmp_path / "deit3.pth")))
     assert same(model.net.state_dict(), state)
     net = timm.create_model(arch).eval()
     net.load_state_dict(state)
@@ -131,6 +144,127 @@ def test_the_original_names_of_deit3_are_understood(tmp_path):
             through = model.outputs(images, LOGITS).logits["head"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(through, expected, rtol=1e-5, atol=1e-5)
+
+
+# --- another input size ----------------------------------------------------------------------------------------
+
+
+def larger(tmp_path, **params):
+    """The small network with weights of its own size, asked for at 192 px."""
+    torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "own.pth")
+    return vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "own.pth")), input=192, **params)
+
+
+@pytest.mark.parametrize("how", ["bicubic", "bilinear_corner"])
+def test_position_embeddings_are_resampled_for_the_size_that_was_asked_for(tmp_path, how):
+    model = larger(tmp_path, posemb_interp=how)
+    own = torch.load(tmp_path / "own.pth", weights_only=True)["pos_embed"]
+    assert torch.equal(model.net.pos_embed, resample_positions(own, 1, (12, 12), how))
+    assert model.info.view == View(resize=202, crop=192, interpolation="bicubic")
+    tokens = model.outputs(torch.rand(1, 3, 192, 192), OutputSpec(tokens=frozenset({0}))).tokens[0]
+    assert tokens.grid == (12, 12)
+
+
+def test_at_its_own_size_nothing_is_resampled(tmp_path):
+    torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "own.pth")
+    weights = parse_weights(str(tmp_path / "own.pth"))
+    plain, asked = vit.build(arch=SMALL, weights=weights), vit.build(arch=SMALL, weights=weights, input=160)
+    assert same(plain.net.state_dict(), asked.net.state_dict())
+    assert plain.info == asked.info
+
+
+def test_sizes_that_patches_do_not_fill_are_refused():
+    with pytest.raises(ParameterError, match=r"xcit_nano.*img_size.*225"):
+        xcit.build(arch="xcit_nano_12_p16_224.fb_in1k", weights=parse_weights("random"), input=225)
+
+
+def test_a_convolutional_network_takes_any_size():
+    model = resnet.build(arch="test_resnet.r160_in1k", weights=parse_weights("random"), input=96)
+    assert (model.info.input_size, model.info.view.resize) == (96, 101)
+    tokens = model.outputs(torch.rand(1, 3, 96, 96), OutputSpec(tokens=frozenset({3}))).tokens[3]
+    assert tokens.grid == (3, 3)
+
+
+# --- positions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["zero", "shuffle", "mean"])
+def test_ablated_positions_are_those_of_the_weights(tmp_path, how):
+    torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "own.pth")
+    weights = parse_weights(str(tmp_path / "own.pth"))
+    own = torch.load(tmp_path / "own.pth", weights_only=True)["pos_embed"]
+    model = vit.build(arch=SMALL, weights=weights, positions=how, positions_seed=7)
+    assert torch.equal(model.net.pos_embed, ablate_positions(own, 1, how, seed=7))
+    assert not torch.equal(model.net.pos_embed, own)
+
+
+def shuffled(images, blocks, generator):
+    """Images cut into blocks x blocks squares, which change places."""
+    side = images.shape[-1] // blocks
+    cut = images.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)
+    cut = cut[:, :, torch.randperm(blocks * blocks, generator=generator)]
+    rows = cut.unflatten(2, (blocks, blocks)).permute(0, 1, 2, 4, 3, 5)
+    return rows.reshape(images.shape)
+
+
+@pytest.mark.parametrize("params", [{"pos_embed": False}, {"positions": "zero"}, {"positions": "mean"}])
+def test_without_positions_blocks_of_whole_patches_may_change_places(params):
+    """Protocols, section 3: 2x2, 7x7 and 14x14 blocks permute the patches of 16 px, 4x4, 8x8 and 16x16 cut them."""
+    model = deit.build(arch="deit_tiny_patch16_224.fb_in1k", weights=parse_weights("random:1"), **params)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 224, 224, generator=generator)
+    with torch.no_grad():
+        plain = model.outputs(images, LOGITS).logits["head"]
+        moved = {
+            blocks: (model.outputs(shuffled(images, blocks, generator), LOGITS).logits["head"] - plain).abs().max()
+            for blocks in (2, 7, 14, 4, 8, 16)
+        }
+    assert max(moved[blocks] for blocks in (2, 7, 14)) < 1e-5
+    assert min(moved[blocks] for blocks in (4, 8, 16)) > 1e-3
+
+
+def test_with_positions_no_block_may_change_places():
+    model = deit.build(arch="deit_tiny_patch16_224.fb_in1k", weights=parse_weights("random:1"))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 224, 224, generator=generator)
+    with torch.no_grad():
+        plain = model.outputs(images, LOGITS).logits["head"]
+        for blocks in (2, 7, 14):
+            found = model.outputs(shuffled(images, blocks, generator), LOGITS).logits["head"]
+            assert (found - plain).abs().max() > 1e-4
+
+
+def test_a_network_without_position_embeddings_has_none_to_ablate():
+    with pytest.raises(CapabilityError, match="adds no position embedding"):
+        deit.build(
+            arch="deit_tiny_patch16_224.fb_in1k", weights=parse_weights("random"), pos_embed=False, positions="zero"
+        )
+
+
+def test_weights_that_were_trained_without_positions_load_strictly(tmp_path):
+    arch = "deit_tiny_patch16_224.fb_in1k"
+    state = timm.create_model(arch, pos_embed="none").state_dict()
+    assert "pos_embed" not in state
+    torch.save({"model": state}, tmp_path / "nopos.pth")
+    weights = parse_weights(str(tmp_path / "nopos.pth"))
+    model = deit.build(arch=arch, weights=weights, pos_embed=False)
+    assert same(model.net.state_dict(), state)
+    with pytest.raises(WeightsError, match="missing: pos_embed"):
+        deit.build(arch=arch, weights=weights)
+
+
+@pytest.mark.parametrize(("patch", "cells"), [(22, 10), (28, 8), (32, 7), (38, 5)])
+def test_patches_of_other_sizes_fill_as_much_of_the_image_as_they_can(patch, cells):
+    model = deit.build(arch="deit_tiny_patch16_224.fb_in1k", weights=parse_weights("random"), patch=patch)
+    tokens = model.outputs(torch.rand(1, 3, 224, 224), OutputSpec(tokens=frozenset({11}))).tokens[11]
+    assert tokens.grid == (cells, cells)
+    assert model.info.patch_size == patch
+
+
+def test_a_second_token_has_the_name_it_is_given():
+    arch = "deit_tiny_distilled_patch16_224.fb_in1k"
+    model = deit.build(arch=arch, weights=parse_weights("random"), second_token="shape")
+    assert (model.info.prefix, model.info.heads) == (("cls", "shape"), ("average", "cls", "shape"))
 
 
 # --- names -----------------------------------------------------------------------------------------------------
@@ -147,16 +281,16 @@ def test_the_original_names_of_deit3_are_understood(tmp_path):
 )
 def test_unknown_names_get_suggestions(arch, says):
     with pytest.raises(ParameterError) as caught:
-        build_vit(arch=arch, weights=parse_weights("random"))
+        vit.build(arch=arch, weights=parse_weights("random"))
     assert says in str(caught.value)
 
 
 def test_networks_of_another_family_are_refused():
     for build, arch in (
-        (build_vit, "test_resnet.r160_in1k"),
-        (build_vit, "deit_tiny_distilled_patch16_224.fb_in1k"),
-        (build_resnet, SMALL),
-        (build_deit, "test_efficientnet.r160_in1k"),
+        (vit.build, "test_resnet.r160_in1k"),
+        (vit.build, "deit_tiny_distilled_patch16_224.fb_in1k"),
+        (resnet.build, SMALL),
+        (deit.build, "test_efficientnet.r160_in1k"),
     ):
         with pytest.raises(CapabilityError, match="does not wrap"):
             build(arch=arch, weights=parse_weights("random"))
@@ -203,10 +337,10 @@ def test_views_that_cannot_be_said_are_refused():
 
 
 def test_the_card_of_a_headless_backbone():
-    model = build_vit(arch="vit_tiny_patch16_224.augreg_in21k", weights=parse_weights("random"))
+    model = vit.build(arch="vit_tiny_patch16_224.augreg_in21k", weights=parse_weights("random"))
     assert (model.info.label_space, model.info.num_classes) == (None, 21843)
     assert model.info.view == View(resize=248, crop=224, interpolation="bicubic")
-    small = build_vit(arch="vit_small_patch16_224.dino", weights=parse_weights("random"))
+    small = dino.build(arch="vit_small_patch16_224.dino", weights=parse_weights("random"))
     assert (small.info.heads, small.info.num_classes, small.info.label_space) == ((), None, None)
     assert small.info.mean == (0.485, 0.456, 0.406)
     with pytest.raises(CapabilityError, match="gives no logits"):
@@ -225,7 +359,7 @@ def real_file():
 
 
 def test_real_weights_give_timms_logits(real_file):
-    model = build_vit(arch=TINY, weights=parse_weights(str(real_file)))
+    model = vit.build(arch=TINY, weights=parse_weights(str(real_file)))
     net = timm.create_model(TINY).eval()
     net.load_state_dict({name: value.float() for name, value in load_file(real_file).items()})
     images = torch.rand(2, 3, 224, 224)
@@ -241,7 +375,7 @@ def test_real_weights_know_real_photographs(real_file):
         pytest.skip("the labelled photographs are not here")
     with (folder / "labels.csv").open(newline="") as file:
         chosen = list(csv.DictReader(file))[:30]
-    model = build_vit(arch=TINY, weights=parse_weights(str(real_file)))
+    model = vit.build(arch=TINY, weights=parse_weights(str(real_file)))
     view, correct = model.info.view, 0
     for row in chosen:
         with Image.open(folder / row["file"]) as image:

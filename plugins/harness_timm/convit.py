@@ -1,0 +1,67 @@
+"""Plugin ``timm_convit``: ConViT (d'Ascoli et al., ICML 2021) with timm's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from harness.entries import ModelEntry
+from harness.hookspecs import hookimpl
+from harness.types import Capability, View
+from harness_timm.entry import PositionedParams, timm_entry
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.backbones.positions import Ablation, Interpolation
+    from harness.weights import WeightsChoice
+    from harness_timm.build import Family
+
+
+@hookimpl
+def harness_register_models() -> Iterable[ModelEntry]:
+    """Offer ``convit``."""
+    yield timm_entry(
+        "convit",
+        "harness_timm.convit:build",
+        "ConViT of timm, with gated positional self-attention",
+        view=View(resize=256, crop=224, interpolation="bicubic"),
+        capabilities=frozenset(Capability) - {Capability.CLASS_TOKEN},
+        tags=("transformer",),
+        params=PositionedParams,
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+    posemb_interp: Interpolation = "bicubic",
+    positions: Ablation = "none",
+    positions_seed: int = 0,
+) -> NetworkModel:
+    """A ConViT; parameters as of ``PositionedParams``, errors as of ``build_network``."""
+    from harness_timm.build import Positions, Source, build_network
+
+    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
+    return build_network(
+        source, family, positions=Positions(interpolation=posemb_interp, ablation=positions, seed=positions_seed)
+    )
+
+
+def family() -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from timm.models.convit import ConVit
+
+    from harness.backbones.convit import ConViTModel
+    from harness_timm.build import Family
+
+    return Family(
+        name="convit",
+        classes=(ConVit,),
+        wrap=ConViTModel,
+        sized=True,
+        positions="pos_embed",
+    )

@@ -1,0 +1,59 @@
+"""Plugin ``timm_densenet``: DenseNets (Huang et al., CVPR 2017) with timm's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from harness.entries import ModelEntry
+from harness.hookspecs import hookimpl
+from harness.types import View
+from harness_timm.entry import CNN, timm_entry
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.weights import WeightsChoice
+    from harness_timm.build import Family
+
+
+@hookimpl
+def harness_register_models() -> Iterable[ModelEntry]:
+    """Offer ``densenet``."""
+    yield timm_entry(
+        "densenet",
+        "harness_timm.densenet:build",
+        "DenseNet of timm",
+        view=View(resize=256, crop=224, interpolation="bilinear"),
+        capabilities=CNN,
+        tags=("cnn",),
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+) -> NetworkModel:
+    """A DenseNet; parameters as of ``TimmParams``, errors as of ``build_network``."""
+    from harness_timm.build import Source, build_network
+
+    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
+    return build_network(source, family)
+
+
+def family() -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from harness.backbones.convnets import staged_model
+    from timm.models.densenet import DenseNet, _filter_torchvision_pretrained
+
+    from harness_timm.build import Family
+
+    return Family(
+        name="densenet",
+        classes=(DenseNet,),
+        wrap=staged_model,
+        rename=lambda state, _: _filter_torchvision_pretrained(state),
+    )

@@ -1,0 +1,58 @@
+"""Plugin ``timm_efficientnet``: EfficientNets (Tan and Le, ICML 2019) with timm's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from harness.entries import ModelEntry
+from harness.hookspecs import hookimpl
+from harness.types import View
+from harness_timm.entry import CNN, timm_entry
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.weights import WeightsChoice
+    from harness_timm.build import Family
+
+
+@hookimpl
+def harness_register_models() -> Iterable[ModelEntry]:
+    """Offer ``efficientnet``."""
+    yield timm_entry(
+        "efficientnet",
+        "harness_timm.efficientnet:build",
+        "EfficientNet of timm",
+        view=View(resize=256, crop=224, interpolation="bicubic"),
+        capabilities=CNN,
+        tags=("cnn",),
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+) -> NetworkModel:
+    """An EfficientNet; parameters as of ``TimmParams``, errors as of ``build_network``."""
+    from harness_timm.build import Source, build_network
+
+    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
+    return build_network(source, family)
+
+
+def family() -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from harness.backbones.convnets import staged_model
+    from timm.models.efficientnet import EfficientNet
+
+    from harness_timm.build import Family
+
+    return Family(
+        name="efficientnet",
+        classes=(EfficientNet,),
+        wrap=staged_model,
+    )

@@ -1,0 +1,64 @@
+"""Plugin ``timm_inception``: Inception v3 (Szegedy et al., CVPR 2016) with timm's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from harness.entries import ModelEntry
+from harness.hookspecs import hookimpl
+from harness.types import View
+from harness_timm.entry import CNN, timm_entry
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.weights import WeightsChoice
+    from harness_timm.build import Family, State
+
+
+@hookimpl
+def harness_register_models() -> Iterable[ModelEntry]:
+    """Offer ``inception``."""
+    yield timm_entry(
+        "inception",
+        "harness_timm.inception:build",
+        "Inception v3 of timm",
+        view=View(resize=341, crop=299, interpolation="bicubic"),
+        capabilities=CNN,
+        tags=("cnn",),
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+) -> NetworkModel:
+    """An Inception v3; parameters as of ``TimmParams``, errors as of ``build_network``."""
+    from harness_timm.build import Source, build_network
+
+    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
+    return build_network(source, family)
+
+
+def family() -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from harness.backbones.convnets import staged_model
+    from timm.models.inception_v3 import InceptionV3
+
+    from harness_timm.build import Family
+
+    return Family(
+        name="inception",
+        classes=(InceptionV3,),
+        wrap=staged_model,
+        rename=_without_auxiliary_head,
+    )
+
+
+def _without_auxiliary_head(state: State, _: Any) -> State:
+    """Torchvision's weights hold a head that serves training alone."""
+    return {name: value for name, value in state.items() if not name.startswith("AuxLogits.")}

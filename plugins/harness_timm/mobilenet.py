@@ -1,0 +1,62 @@
+"""Plugin ``timm_mobilenet``: MobileNet v2 and v3 (Sandler et al., 2018; Howard et al., 2019) with timm's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from harness.entries import ModelEntry
+from harness.hookspecs import hookimpl
+from harness.types import View
+from harness_timm.entry import CNN, timm_entry
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.weights import WeightsChoice
+    from harness_timm.build import Family
+
+
+@hookimpl
+def harness_register_models() -> Iterable[ModelEntry]:
+    """Offer ``mobilenet``."""
+    yield timm_entry(
+        "mobilenet",
+        "harness_timm.mobilenet:build",
+        "MobileNet v2 or v3 of timm",
+        view=View(resize=256, crop=224, interpolation="bicubic"),
+        capabilities=CNN,
+        tags=("cnn",),
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+) -> NetworkModel:
+    """A MobileNet v2 or v3; parameters as of ``TimmParams``, errors as of ``build_network``."""
+    from harness_timm.build import Source, build_network
+
+    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
+    return build_network(source, family)
+
+
+def family() -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from harness.backbones.convnets import staged_model
+    from timm.models.efficientnet import EfficientNet
+    from timm.models.mobilenetv3 import MobileNetV3
+
+    from harness_timm.build import Family
+
+    return Family(
+        name="mobilenet",
+        classes=(
+            EfficientNet,
+            MobileNetV3,
+        ),
+        wrap=staged_model,
+    )

@@ -1,0 +1,52 @@
+"""How timm's plain transformers are made: what the entries ``vit``, ``deit`` and ``dino`` have in common."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from harness_timm.build import Family, Positions, Source, build_network
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+
+
+def build_transformer(
+    source: Source,
+    positions: Positions,
+    *,
+    family: str,
+    distilled: bool = False,
+    second_token: str = "dist",  # noqa: S107  # a token of a transformer, no password
+    options: dict[str, Any] | None = None,
+) -> NetworkModel:
+    """A VisionTransformer; ``distilled``: one with a second token is welcome, too. Raises as :func:`build_network`."""
+    return build_network(
+        source,
+        lambda: transformer_family(family, distilled=distilled, second_token=second_token, options=options),
+        positions=positions,
+    )
+
+
+def transformer_family(
+    name: str,
+    *,
+    distilled: bool,
+    second_token: str = "dist",  # noqa: S107  # a token of a transformer, no password
+    options: dict[str, Any] | None = None,
+) -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from timm.models.deit import VisionTransformerDistilled
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+    from harness.backbones.vision_transformer import TransformerModel
+
+    return Family(
+        name=name,
+        classes=(VisionTransformer, VisionTransformerDistilled) if distilled else (VisionTransformer,),
+        wrap=partial(TransformerModel, second_token=second_token),
+        sized=True,
+        options=options or {},
+        rename=partial(checkpoint_filter_fn, adapt_layer_scale=True),
+        positions="pos_embed",
+    )

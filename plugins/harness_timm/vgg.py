@@ -1,0 +1,59 @@
+"""Plugin ``timm_vgg``: VGG (Simonyan and Zisserman, ICLR 2015) with timm's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from harness.entries import ModelEntry
+from harness.hookspecs import hookimpl
+from harness.types import View
+from harness_timm.entry import CNN, timm_entry
+
+if TYPE_CHECKING:
+    from harness.backbones.network import NetworkModel
+    from harness.weights import WeightsChoice
+    from harness_timm.build import Family
+
+
+@hookimpl
+def harness_register_models() -> Iterable[ModelEntry]:
+    """Offer ``vgg``."""
+    yield timm_entry(
+        "vgg",
+        "harness_timm.vgg:build",
+        "VGG of timm, with or without batch normalisation",
+        view=View(resize=256, crop=224, interpolation="bilinear"),
+        capabilities=CNN,
+        tags=("cnn",),
+    )
+
+
+def build(
+    *,
+    arch: str,
+    weights: WeightsChoice,
+    input: int = 0,
+    url: str | None = None,
+    sha256: str | None = None,
+) -> NetworkModel:
+    """A VGG; parameters as of ``TimmParams``, errors as of ``build_network``."""
+    from harness_timm.build import Source, build_network
+
+    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
+    return build_network(source, family)
+
+
+def family() -> Family:
+    """How its networks are made and wrapped; imports timm."""
+    from harness.backbones.convnets import staged_model
+    from timm.models.vgg import VGG, _filter_fn
+
+    from harness_timm.build import Family
+
+    return Family(
+        name="vgg",
+        classes=(VGG,),
+        wrap=staged_model,
+        rename=lambda state, _: _filter_fn(state),
+    )
