@@ -59,7 +59,7 @@ def built_facts(resolved: Resolved) -> BuiltFacts:
     return _built(entry, tuple(sorted(resolved.arguments.items())))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _built(entry: ModelEntry, arguments: tuple[tuple[str, Any], ...]) -> BuiltFacts:
     import torch
 

@@ -44,6 +44,63 @@ def test_model_preset(harness):
         assert part in out
 
 
+def test_the_network_of_a_model_is_counted(harness):
+    found = harness("show", "model", "deit_t_distilled", "--json").json
+    assert found["parameters"] == 5_910_800
+    assert found["macs"] == pytest.approx(1.27e9, rel=0.02)
+    assert (found["input"], found["patch_size"], found["blocks"]) == (224, 16, 12)
+    assert found["tokens"] == {"prefix": ["cls", "dist"], "grid": [14, 14], "patches": 196}
+    assert (found["heads"], found["num_classes"]) == (["average", "cls", "dist"], 1000)
+    assert found["attention_blocks"] == "every block"
+    assert (found["licence"], found["published_top1"]) == ("apache-2.0", 74.5)
+    assert "attention" in found["capabilities"]
+    out = harness("show", "deit_t_distilled").out
+    for part in (
+        "5,910,800 (5.9 M)",
+        "cls, dist + 196 patches (14x14)",
+        "74.5 % on ImageNet-1k",
+        "apache-2.0",
+        "224 px",
+    ):
+        assert part in out
+
+
+def test_parameters_change_the_network_that_is_shown(harness):
+    found = harness("show", "model", "vit_ti16:input=384,posemb_interp=bilinear_corner", "--json").json
+    assert (found["input"], found["tokens"]["grid"]) == (384, [24, 24])
+    assert found["published_top1"] is None
+    given = {row["name"]: row["given"] for row in found["params"] if "given" in row}
+    assert given == {"input": 384, "posemb_interp": "bilinear_corner"}
+    out = harness("show", "vit_ti16:input=384").out
+    (line,) = (line for line in out.splitlines() if line.startswith("input  ") and "integer" in line)
+    assert "384" in line
+
+
+def test_a_model_of_timm_is_shown_by_its_tag(harness):
+    found = harness("show", "timm:resnet18.tv_in1k", "--json").json
+    assert (found["name"], found["parameters"]) == ("timm:resnet18.tv_in1k", 11_689_512)
+    assert found["weights"]["tag"] == "resnet18.tv_in1k"
+
+
+def test_a_model_that_does_not_exist_says_so(harness):
+    found = harness("show", "timm:resnet81.tv_in1k", "--json").json
+    assert "timm has no architecture 'resnet81'" in found["problem"]
+    assert found["parameters"] is None
+    assert "not known: arch: timm has no architecture 'resnet81'" in harness("show", "timm:resnet81.tv_in1k").out
+
+
+def test_a_model_without_published_weights_says_so(harness):
+    assert harness("show", "patchconvnet_l60", "--json").json["weights"] is None
+    assert "none were published; --weights PATH or --weights random" in harness("show", "patchconvnet_l60").out
+
+
+def test_an_address_that_only_a_person_can_open_says_so(harness):
+    weights = harness("show", "resnet50_augmix", "--json").json["weights"]
+    assert weights["cached"] is None
+    assert "does not name a file of weights" in weights["problem"]
+    assert "--weights PATH" in harness("show", "resnet50_augmix").out
+
+
 def test_preset_source_is_the_line_of_its_name(harness):
     source = harness("show", "resnet50", "--json").json["source"]
     line = int(source.rpartition(":")[2])

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.builtin import harness_register_summaries
-from harness.errors import CapabilityError, DataError, UsageError
+from harness.errors import CapabilityError, DataError, UsageError, WeightsError
 from harness.grid import build_plan
 from harness.planning import describe_ref, union
 from harness.request import Asked
 from harness.types import Capability, OutputSpec, View
+from harness.weights import WeightsChoice
 
 WIDE = {
     "model": ["tiny", "elsewhere"],
@@ -143,6 +144,27 @@ def test_from_a_glob_they_become_rows_with_a_reason(bare_plan):
     assert "needs logits" in refused["headless", "toy_head"]
     assert len(plan.cells) == 6
     assert sum(len(walk.cells) for walk in plan.passes) == 4
+
+
+def test_a_model_without_published_weights_is_refused_by_name(bare_plan):
+    with pytest.raises(WeightsError, match="unpublished has no pretrained weights: none were published") as caught:
+        bare_plan(model="unpublished", dataset="tints", probe="pixels")
+    assert "--weights random" in str(caught.value.hint)
+
+
+def test_from_a_glob_it_becomes_a_row_and_others_go_on(bare_plan):
+    plan = bare_plan(model=["tiny", "unpub*"], dataset="tints", probe="pixels")
+    assert {cell.model.name: cell.not_applicable is None for cell in plan.cells} == {"tiny": True, "unpublished": False}
+    assert "none were published" in plan.not_applicable[0].not_applicable
+
+
+def test_with_other_weights_it_is_a_model_as_any_other(bare_plan):
+    (cell,) = bare_plan(
+        model="unpublished", dataset="tints", probe="pixels", weights=WeightsChoice(origin="random")
+    ).cells
+    assert cell.weights.untrained
+    (cell,) = bare_plan(model='unpublished:url="https://example.org/a.pth"', dataset="tints", probe="pixels").cells
+    assert cell.weights.identity == "pretrained:https://example.org/a.pth"
 
 
 def test_a_support_attack_is_judged_as_any_other(bare_plan):

@@ -113,6 +113,10 @@ def make_tiny(*, net: int = 0, weights):
     return TinyModel("named_tiny", seed=net + (100 + weights.seed if weights.origin == "random" else 0))
 
 
+def make_unpublished(*, url=None, weights):
+    return TinyModel("unpublished", seed=weights.seed)
+
+
 def make_headless(*, weights):
     return TinyModel("headless", label_space=None, gives=GIVES - {Capability.LOGITS})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine_doubles.models import GIVES, SPACE, VIEW
 from engine_doubles.perturbations import EPS, SHARE, SIGMA, GuidedParams, SignStepParams
@@ -16,6 +16,11 @@ from harness.types import Capability, LevelSpec
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TinyParams:
     net: int = param(0, help="which of the tiny networks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressedParams:
+    url: str | None = param(None, help="where its weights are")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ def harness_register_models():
     yield _model("elsewhere", "make_elsewhere", None, "imagenet1k")
     yield _model("unbuildable", "make_unbuildable", None)
     yield _model("weightless", "make_weightless", None)
+    yield replace(_model("unpublished", "make_unpublished", AddressedParams), url_param="url")
 
 
 def _perturbation(name, cls, **given):
