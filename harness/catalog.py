@@ -79,6 +79,8 @@ class Resolved:
     label_space: str | None = None
     capabilities: frozenset[Capability] = frozenset()
     tag: str | None = None
+    architecture: str | None = None
+    """The value of the entry's ``tag_param``, whatever the weights are."""
     weights_url: str | None = None
     weights_sha256: str | None = None
 
@@ -93,6 +95,11 @@ class Resolved:
     def published_top1(self) -> float | None:
         """Percent of ImageNet-1k's validation images that the preset, as it stands, is published to get right."""
         return self.preset.published_top1 if self.preset is not None and self.is_preset else None
+
+    @property
+    def published_view(self) -> View | None:
+        """The view in which :attr:`published_top1` was measured."""
+        return self.view if self.preset is None else self.preset.published_view or self.view
 
     @property
     def embedded(self) -> str | None:
@@ -530,6 +537,7 @@ def _with_model_facts(resolved: Resolved, entry: ModelEntry) -> Resolved:
         label_space=label_space,
         capabilities=capabilities,
         tag=url or tag,
+        architecture=tag,
         weights_url=url,
         weights_sha256=sha256,
     )

@@ -16,6 +16,7 @@ from harness.label_maps import find_label_map, mapped_from
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability, JSONValue, LevelSpec, ModelInfo, ResolvedRef, Stage, View, WeightsInfo
+from harness.url_weights import address_fault
 from harness.weights import WeightsChoice, identify
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class ModelComponent:
     lacking: WeightsError | None = None
     """Why there are no such weights at all, anywhere."""
     published_top1: float | None = None
-    """Percent of ImageNet-1k's validation images that these weights are published to get right in ``view``."""
+    """Percent of ImageNet-1k's validation images that these weights are published to get right."""
+    published_view: View | None = None
+    """The view in which that was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,7 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
             learned=entry.learned,
             lacking=lacking,
             published_top1=resolved.published_top1 if weights == WeightsChoice() else None,
+            published_view=resolved.published_view,
             twin=None
             if weights.origin == "random" or not entry.learned
             else lambda: model_component(catalog, item, WeightsChoice(origin="random")),
@@ -149,15 +153,20 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
 
 
 def _identity(resolved: Resolved, weights: WeightsChoice) -> tuple[WeightsInfo, WeightsError | None]:
-    """What the weights are called, and what to say where nobody published any."""
-    entry = resolved.entry
-    if weights.origin == "pretrained" and resolved.tag is None and resolved.embedded is None:
-        nothing = WeightsInfo(origin="pretrained", identity="pretrained:none")
-        return nothing, WeightsError(
-            f"model {resolved.ref.name} has no pretrained weights: none were published",
-            hint="give a checkpoint file, --weights PATH, or run it untrained, --weights random",
-        )
-    return identify(weights, use=entry.name, tag=resolved.tag, embedded=resolved.embedded), None
+    """What the weights are called, and what to say where nobody published any that a program could fetch."""
+    name, url = resolved.entry.name, resolved.weights_url
+    lacking: WeightsError | None = None
+    if weights.origin == "pretrained":
+        if resolved.tag is None and resolved.embedded is None:
+            lacking = WeightsError(
+                f"model {resolved.ref.name} has no pretrained weights: none were published",
+                hint="give a checkpoint file, --weights PATH, or run it untrained, --weights random",
+            )
+            return WeightsInfo(origin="pretrained", identity="pretrained:none"), lacking
+        if url is not None and (fault := address_fault(url)) is not None:
+            lacking = WeightsError(f"model {resolved.ref.name}: {fault.message}", hint=fault.hint)
+    found = identify(weights, use=name, tag=resolved.architecture, url=url, embedded=resolved.embedded)
+    return found, lacking
 
 
 def _acts_inside(info: ModelInfo) -> dict[str, JSONValue]:

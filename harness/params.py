@@ -42,7 +42,7 @@ def param(
     ``low`` and ``high`` are inclusive bounds. ``introduced`` is the default the parameter had when it was added, if
     that is not ``default``: a record's key leaves out values equal to it, so adding a parameter keeps old keys. It
     never changes; changing ``default`` needs a higher ``version`` of the entry. ``locates`` marks a parameter that
-    only says where things lie (a folder): it never enters a key.
+    only says where things lie (a folder, an address): it never enters a key.
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Noise:
@@ -127,7 +127,7 @@ def identity(params: Any) -> dict[str, JSONValue]:
 
 
 def describe(schema: type) -> list[ParamInfo]:
-    """The parameters of ``schema`` for help texts, in order of declaration."""
+    """The parameters of ``schema`` for help texts: those that must be given first, then in order of declaration."""
     hints = typing.get_type_hints(schema)
     rows = []
     for f in dataclasses.fields(schema):
@@ -146,7 +146,7 @@ def describe(schema: type) -> list[ParamInfo]:
                 range=f"{low}{f.name}{high}" if low or high else "",
             )
         )
-    return rows
+    return sorted(rows, key=lambda row: not row.required)
 
 
 def _meta(f: dataclasses.Field[Any]) -> _Meta:

@@ -20,11 +20,11 @@ def accuracy_warnings(passes: Iterable[Pass], records: Mapping[str, ResultRecord
     """A sentence for every clean accuracy on all of ImageNet's validation images that cannot be the published one.
 
     The interval of the record (95 %) must hold the published number. Looked at are presets as they stand, with their
-    pretrained weights, in their own view, read by their own head. ``records``: by key.
+    pretrained weights, in the view of the publication, read by their own head. ``records``: by key.
     """
     for walk in passes:
         published = walk.model.published_top1
-        if published is None or walk.view != walk.model.view or not _is_validation_set(walk):
+        if published is None or walk.view != walk.model.published_view or not _is_validation_set(walk):
             continue
         for cell in walk.cells:
             found = _clean_top1(cell, records)

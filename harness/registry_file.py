@@ -35,7 +35,7 @@ SECTIONS: dict[str, Kind] = {
     "datasets": "dataset",
 }
 _PRESET_KEYS = ("use", "params", "aliases", "summary", "override")
-_MODEL_KEYS = (*_PRESET_KEYS, "view", "label_space", "capabilities", "published_top1", "licence")
+_MODEL_KEYS = (*_PRESET_KEYS, "view", "label_space", "capabilities", "published_top1", "published_view", "licence")
 _SUITE_LISTS: dict[str, Kind] = {
     "models": "model",
     "datasets": "dataset",
@@ -51,7 +51,7 @@ class Preset:
     """A name for an entry with parameters. For models, ``view``, ``label_space`` and ``capabilities`` refine the entry.
 
     ``published_top1``: percent of the 50,000 validation images of ImageNet-1k that its pretrained weights are published
-    to get right, in its own view. ``licence``: that of those weights, by its SPDX identifier.
+    to get right, in ``published_view``, None for its own view. ``licence``: that of those weights, as SPDX writes it.
     ``params`` are as YAML typed them, not yet checked against the entry; ``param_sources`` says where each stands.
     ``layer`` is ``packaged``, ``user`` or the name of a plugin.
     """
@@ -70,6 +70,7 @@ class Preset:
     label_space: str | None = None
     capabilities: frozenset[Capability] | None = None
     published_top1: float | None = None
+    published_view: View | None = None
     licence: str | None = None
 
     @property
@@ -202,6 +203,7 @@ def read_preset(item: Item, kind: Kind, name: str, layer: str, source: Source) -
         label_space=given["label_space"].text("the name of a label space") if "label_space" in given else None,
         capabilities=_capabilities(given["capabilities"]) if "capabilities" in given else None,
         published_top1=_percent(given["published_top1"]) if "published_top1" in given else None,
+        published_view=_view(given["published_view"]) if "published_view" in given else None,
         licence=given["licence"].text("a licence") if "licence" in given else None,
     )
 

@@ -209,7 +209,10 @@ def _unwrap(raw: Any, path: Path) -> dict[str, Tensor]:
     others = [str(name) for name, value in raw.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise _unreadable(path, f"{_some(others)} {inside and f'in {inside} '}are no tensors")
-    state = _strip_prefixes({str(name): value for name, value in raw.items()})
+    named = {str(name): value for name, value in raw.items()}
+    if "n_averaged" in named and named["n_averaged"].ndim == 0:
+        del named["n_averaged"]  # the counter of torch.optim.swa_utils.AveragedModel
+    state = _strip_prefixes(named)
     return _without_backbone(state) if "teacher" in wrappers else state
 
 

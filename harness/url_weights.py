@@ -34,6 +34,7 @@ _RECORD = "record.json"
 _INCOMPLETE = ".incomplete-"
 _STALE_S = 24 * 3600.0
 _PUBLISHED = re.compile(r"-([0-9a-f]{8,64})(?:\.[A-Za-z]+)+\Z")
+_DAY = re.compile(r"(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])\Z")
 _OTHER_WAYS = "give a checkpoint file, --weights PATH; or run untrained, --weights random"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+\-]")
@@ -81,6 +82,15 @@ def url_weights(url: str, *, sha256: str | None = None) -> UrlWeights:
         return _checked(url, folder / name, sha256)
 
 
+def address_fault(url: str) -> WeightsError | None:
+    """What is wrong with an address that no program can fetch weights from, such as a page; None if nothing is."""
+    try:
+        _file_name(url)
+    except WeightsError as error:
+        return error
+    return None
+
+
 def cached_url_file(url: str) -> Path | None:
     """The file that was fetched from ``url``, or None; no request is made, and its bytes are not looked at.
 
@@ -111,7 +121,8 @@ def published_prefix(name: str) -> str | None:
     ('a1311bcf', None)
     """
     found = _PUBLISHED.search(name)
-    return None if found is None else found.group(1)
+    # Eight digits that read as a day are when the file was made.
+    return None if found is None or _DAY.match(found.group(1)) else found.group(1)
 
 
 def _file_name(url: str) -> str:

@@ -94,12 +94,14 @@ def _parse(text: str) -> WeightsChoice:
 # --- identity --------------------------------------------------------------------------------------------------
 
 
-def identify(choice: WeightsChoice, *, use: str, tag: str | None = None, embedded: str | None = None) -> WeightsInfo:
+def identify(
+    choice: WeightsChoice, *, use: str, tag: str | None = None, url: str | None = None, embedded: str | None = None
+) -> WeightsInfo:
     """The identity of the weights that a model would get, without building it and without importing torch.
 
-    ``use`` is the model entry, ``tag`` what names its pretrained weights, ``embedded`` the name of weights that its
-    plugin carries. Random weights are those of a seed under two library versions, since initialisers change; so are
-    the values that stay where names may be missing from a file.
+    ``use`` is the model entry, ``tag`` what names its pretrained weights, ``url`` their address where they are others
+    than the tag's, ``embedded`` the name of weights that its plugin carries. Random weights are those of a seed under
+    two library versions, since initialisers change; so are the values that stay where names may be missing from a file.
     Raises :class:`~harness.errors.WeightsError` for a checkpoint that cannot be read, and for pretrained weights of a
     model that has none; and :class:`~harness.errors.UsageError` for names that may be missing from embedded weights.
     """
@@ -112,8 +114,8 @@ def identify(choice: WeightsChoice, *, use: str, tag: str | None = None, embedde
     if choice.path is not None:
         digest = file_digest(choice.path)
         info = WeightsInfo(origin="checkpoint", identity=f"sha256:{digest}", source=str(choice.path), sha256=digest)
-    elif tag is not None:
-        info = WeightsInfo(origin="pretrained", identity=f"pretrained:{tag}", source=tag)
+    elif (name := url or tag) is not None:
+        info = WeightsInfo(origin="pretrained", identity=f"pretrained:{name}", source=name)
     elif embedded is not None:
         if choice.allow_missing:
             raise UsageError(

@@ -12,13 +12,12 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
-from harness.backbones.attention import attention_of
-from harness.backbones.network import NetworkModel
+from harness.backbones.sequence import SequenceModel, TokenSequence
 from harness.errors import ParameterError
-from harness.types import BlockAttention, BlockTokens, Capability, ModelInfo, ModelOutputs, OutputSpec
+from harness.types import Capability, ModelInfo, OutputSpec
 
 
-class TransformerModel(NetworkModel):
+class TransformerModel(SequenceModel[TokenSequence]):
     """A VisionTransformer of timm.
 
     Tokens of block i are those that leave it; ``normed_tokens`` went through the network's ``norm``, which is the
@@ -77,38 +76,15 @@ class TransformerModel(NetworkModel):
         self._second_token = second_token if distilled else None
         self._grid: tuple[int, int] = tuple(net.patch_embed.grid_size)
 
-    def _forward(self, pixels: Tensor, want: OutputSpec) -> ModelOutputs:
-        tokens: dict[int, BlockTokens] = {}
-        normed: dict[int, BlockTokens] = {}
-        head = want.logits or want.pooled
-        last = len(self.net.blocks) - 1 if head else max(want.tokens | want.normed_tokens | want.attention, default=-1)
-        with attention_of({i: self.net.blocks[i].attn for i in want.attention}) as attention:
-            x, kept = self._embed(pixels)
-            for i, block in enumerate(self.net.blocks[: last + 1]):
-                x, kept = self._enter(f"block:{i}", x, kept)
-                x = block(x)
-                if i in want.tokens:
-                    tokens[i] = self._split(x, kept)
-                if i in want.normed_tokens:
-                    normed[i] = self._split(self.net.norm(x), kept)
-        logits, pooled = self._head(self.net.norm(x), want) if head else ({}, None)
-        return ModelOutputs(
-            logits=logits,
-            pooled=pooled,
-            tokens=tokens,
-            normed_tokens=normed,
-            attention={i: BlockAttention(weights=weights, kind="global") for i, weights in attention.items()},
-        )
-
-    def _embed(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (N, P + K, D) that enter the first block, and which patches are left."""
+    def _embed(self, pixels: Tensor) -> TokenSequence:
         net = self.net
         x, kept = net.patch_embed(pixels), None
         if self._interventions.at("pos_embed"):
             x, kept = self._add_positions(x.flatten(1, -2))
         else:
             x = net._pos_embed(x)
-        return net.norm_pre(net.patch_drop(x)), kept
+        x = net.norm_pre(net.patch_drop(x))
+        return TokenSequence(x=x, prefix=len(self.info.prefix), grid=self._grid, kept=kept)
 
     def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
         net, n = self.net, len(patches)
@@ -126,29 +102,23 @@ class TransformerModel(NetworkModel):
             patches = patches.take_along_dim(kept.unsqueeze(-1), dim=1)
         return net.pos_drop(torch.cat([prefix + of_prefix, patches + of_patches], dim=1)), kept
 
-    def _enter(self, site: str, x: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if not self._interventions.at(site):
-            return x, kept
-        p = len(self.info.prefix)
-        grid = self._grid if kept is None else (1, kept.shape[1])
-        prefix, patches, kept = self._interventions.apply(site, x[:, :p], x[:, p:], grid, kept)
-        return torch.cat([prefix, patches], dim=1), kept
+    def _block(self, i: int, sequence: TokenSequence) -> TokenSequence:
+        entered = self._enter(f"block:{i}", sequence)
+        return replace(entered, x=self.net.blocks[i](entered.x))
 
-    def _split(self, x: Tensor, kept: Tensor | None) -> BlockTokens:
-        p = len(self.info.prefix)
-        grid = self._grid if kept is None else (1, x.shape[1] - p)
-        return BlockTokens(prefix=x[:, :p], patches=x[:, p:], grid=grid)
+    def _attention_layer(self, i: int) -> Any:
+        return self.net.blocks[i].attn
 
-    def _head(self, x: Tensor, want: OutputSpec) -> tuple[Mapping[str, Tensor], Tensor | None]:
-        net = self.net
-        pooled = net.forward_head(x, pre_logits=True) if self._second_token is None else net.head_drop(x[:, 0])
-        logits: dict[str, Tensor] = {}
-        if want.logits and self._second_token is not None:
-            by_class, by_second = net.head(pooled).float(), net.head_dist(net.head_drop(x[:, 1])).float()
-            logits = {"average": (by_class + by_second) / 2, "cls": by_class, self._second_token: by_second}
-        elif want.logits:
-            logits = {"head": net.head(pooled).float()}
-        return logits, pooled if want.pooled else None
+    def _answer(self, normed: TokenSequence, want: OutputSpec) -> tuple[Mapping[str, Tensor], Tensor]:
+        net, second = self.net, self._second_token
+        if second is None:
+            pooled = net.forward_head(normed.x, pre_logits=True)
+            return {"head": net.head(pooled).float()} if want.logits else {}, pooled
+        pooled = net.head_drop(normed.x[:, 0])
+        if not want.logits:
+            return {}, pooled
+        by_class, by_second = net.head(pooled).float(), net.head_dist(net.head_drop(normed.x[:, 1])).float()
+        return {"average": (by_class + by_second) / 2, "cls": by_class, second: by_second}, pooled
 
 
 def _check_second_token(model: str, name: str, distilled: bool) -> None:

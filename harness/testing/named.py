@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.built_facts import with_exact_facts
 from harness.discovery import BUILTIN
 from harness.entries import ModelEntry
 from harness.hookspecs import ENTRY_POINT_GROUP
@@ -25,7 +26,7 @@ def resolve_subject(
 
     Raises what :meth:`Catalog.resolve` does for names and parameters that are not there.
     """
-    resolved = catalog.resolve(kind, name, overrides=params)
+    resolved = with_exact_facts(catalog.resolve(kind, name, overrides=params))
     entry = resolved.entry
     facts: dict[str, Any] = {}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
 from harness.types import Capability, View
-from harness_timm.entry import PositionedParams, timm_entry
+from harness_timm.entry import PositionedTimmParams, timm_entry
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
@@ -27,7 +27,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         view=View(resize=256, crop=224, interpolation="bicubic"),
         capabilities={Capability.LOGITS, Capability.POOLED, Capability.GRADIENTS},
         tags=(),
-        params=PositionedParams,
+        params=PositionedTimmParams,
     )
     yield replace(entry, qualified=True, names_tags=True)
 
@@ -45,7 +45,7 @@ def build(
 ) -> NetworkModel:
     """The wrapper of its family where there is one, else what any network of timm can give.
 
-    Parameters as of ``PositionedParams``, errors as of ``build_network``.
+    Parameters as of ``PositionedTimmParams``, errors as of ``build_network``.
     """
     from harness_timm.build import Positions, Source, build_network
     from harness_timm.families import family_of

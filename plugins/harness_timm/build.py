@@ -14,14 +14,13 @@ from harness.naming import did_you_mean, suggest
 from harness.state_dicts import load_strict, read_state_dict
 from harness.types import INTERPOLATIONS, ModelInfo, View
 from harness.weights import WeightsChoice, file_digest, identify
+from harness_timm.renaming import Rename, State, under_own_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.backbones.network import NetworkModel
     from harness.backbones.positions import Ablation, Interpolation
-
-State = dict[str, "Tensor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +36,38 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """What becomes of the position embeddings; see :class:`harness_timm.entry.PositionedParams`."""
+    """What becomes of the position embeddings; see :class:`harness_timm.entry.PositionedTimmParams`."""
 
     interpolation: Interpolation = "bicubic"
     ablation: Ablation = "none"
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionEmbedding:
+    """Where a network keeps the position embeddings of its patches.
+
+    ``parameter``: its name; (1, P + Gh*Gw, D) with those of P prefix tokens first, or a map (1, D, Gh, Gw).
+    ``patches``: the part of the network that knows the grid. ``alone``: whether nothing else tells the network where
+    patches lie.
+    """
+
+    parameter: str = "pos_embed"
+    patches: str = "patch_embed"
+    alone: bool = True
+
+    def of(self, net: Any) -> Tensor | None:
+        """The embeddings of ``net``, None where it was made without."""
+        found: Tensor | None = getattr(net, self.parameter)
+        return found
+
+    def grid(self, net: Any) -> tuple[int, int]:
+        """Rows and columns of the patches of ``net``."""
+        embedding = self.of(net)
+        if embedding is not None and embedding.ndim == 4:
+            return embedding.shape[2], embedding.shape[3]
+        rows, columns = getattr(net, self.patches).grid_size
+        return rows, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +76,8 @@ class Family:
 
     ``classes``: timm's own, and no others. ``wrap``: a network and its card as a Model. ``sized``: whether timm is
     told the input size. ``options``: further keywords of timm's. ``rename``: (weights, network) to weights under the
-    network's own names, as timm's families define it. ``positions``: the parameter that holds position embeddings.
+    network's own names, as timm's families define it; ``unused``: patterns of names that only training reads.
+    ``positions``: the trained position embeddings of patches, None where there are none that are known of.
     """
 
     name: str
@@ -58,8 +85,9 @@ class Family:
     wrap: Callable[[Any, ModelInfo], NetworkModel]
     sized: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
-    rename: Callable[[State, Any], State] | None = None
-    positions: str | None = None
+    rename: Rename | None = None
+    unused: tuple[str, ...] = ()
+    positions: PositionEmbedding | None = None
 
 
 def build_network(source: Source, family: Callable[[], Family], *, positions: Positions | None = None) -> NetworkModel:
@@ -72,10 +100,8 @@ def build_network(source: Source, family: Callable[[], Family], *, positions: Po
     kind = family()
     net, config = _network(source, kind)
     if file is not None:
-        state = read_state_dict(file)
-        if source.input and positions is not None:
-            state = _resampled(state, net, kind, positions)
-        load_strict(net, _renamed(state, net, kind), source=str(file), allow_missing=source.weights.allow_missing)
+        state = _own_state(read_state_dict(file), net, source, kind, positions)
+        load_strict(net, state, source=str(file), allow_missing=source.weights.allow_missing)
     if positions is not None and positions.ablation != "none":
         _ablate(net, source, kind, positions)
     return kind.wrap(net, _card(source, file, config, family=kind.name))
@@ -95,29 +121,39 @@ def _weights_file(source: Source) -> Path | None:
     try:
         return pretrained_file(source.arch)
     except NotOnHubError:
-        timm_config(source.arch)  # a name that timm does not know is the likelier reason, and has suggestions
+        # A name that timm does not know is the likelier reason, and has suggestions; else timm may know another place.
+        config = timm_config(source.arch)
+        if config.hf_hub_id and not config.hf_hub_filename:
+            return pretrained_file(source.arch, repo_id=config.hf_hub_id)
+        if config.url and not config.hf_hub_id:
+            from harness.url_weights import url_file
+
+            return url_file(config.url)
         raise
 
 
-def _renamed(state: State, net: Any, family: Family) -> State:
-    """``state`` in timm's current names; timm's functions would resample other input sizes as well."""
-    own = net.state_dict()
-    other_size = any(name in own and own[name].numel() != value.numel() for name, value in state.items())
-    return state if family.rename is None or other_size else family.rename(state, net)
+def _own_state(state: State, net: Any, source: Source, family: Family, positions: Positions | None) -> State:
+    """``state`` under the names, and with the position embeddings, of ``net``."""
+    of_timm = source.weights.origin == "pretrained" and source.url is None
+    if of_timm and not source.input and family.rename is not None:
+        # timm's own weights at their own size: what its function makes of them is what was published.
+        return family.rename(state, net)
+    renamed = under_own_names(state, net, family.rename, unused=family.unused)
+    return _resampled(renamed, net, family, positions) if source.input and positions is not None else renamed
 
 
 def _resampled(state: State, net: Any, family: Family, positions: Positions) -> State:
     """``state`` with position embeddings for the grid of ``net``, where they are for another."""
     from harness.backbones.positions import resample_map, resample_positions
 
-    name = family.positions
-    own = None if name is None else net.state_dict().get(name)
-    if name is None or own is None or name not in state or state[name].shape == own.shape:
+    if family.positions is None or (own := family.positions.of(net)) is None:
         return state
-    given = state[name]
+    name, grid = family.positions.parameter, family.positions.grid(net)
+    given = state.get(name)
+    if given is None or given.shape == own.shape or given.ndim != own.ndim:
+        return state
     if own.ndim == 4:
-        return {**state, name: resample_map(given, tuple(own.shape[-2:]), positions.interpolation)}
-    grid = tuple(net.patch_embed.grid_size)
+        return {**state, name: resample_map(given, grid, positions.interpolation)}
     prefix = own.shape[1] - grid[0] * grid[1]
     return {**state, name: resample_positions(given, prefix, grid, positions.interpolation)}
 
@@ -127,17 +163,25 @@ def _ablate(net: Any, source: Source, family: Family, positions: Positions) -> N
 
     from harness.backbones.positions import ablate_positions
 
-    embedding = getattr(net, family.positions or "", None)
-    if embedding is None:
+    embedding = None if family.positions is None else family.positions.of(net)
+    if family.positions is None or embedding is None:
         raise CapabilityError(
-            f"arch {source.arch}: positions={positions.ablation}, but the network adds no position embedding",
+            f"arch {source.arch}: positions={positions.ablation}, but the network has no position embedding of its "
+            "patches that is trained and can be taken away",
             hint="leave positions out",
         )
-    flat = embedding.flatten(2).transpose(1, 2) if embedding.ndim == 4 else embedding
-    cells = math.prod(embedding.shape[2:]) if embedding.ndim == 4 else math.prod(net.patch_embed.grid_size)
+    if not family.positions.alone:
+        raise CapabilityError(
+            f"arch {source.arch}: positions={positions.ablation} would leave the network other ways to tell where its "
+            "patches lie",
+            hint="leave positions out, or ask a network that has position embeddings alone, such as a ViT",
+        )
+    is_map = embedding.ndim == 4
+    flat = embedding.flatten(2).transpose(1, 2) if is_map else embedding
+    cells = math.prod(family.positions.grid(net))
     changed = ablate_positions(flat.detach(), flat.shape[1] - cells, positions.ablation, seed=positions.seed)
     with torch.no_grad():
-        embedding.copy_(changed.transpose(1, 2).reshape(embedding.shape) if embedding.ndim == 4 else changed)
+        embedding.copy_(changed.transpose(1, 2).reshape(embedding.shape) if is_map else changed)
 
 
 # --- network and card ------------------------------------------------------------------------------------------
@@ -187,12 +231,31 @@ def _network(source: Source, family: Family) -> tuple[Any, Any]:
             f"arch {source.arch} is a {type(net).__name__}, which the entry {family.name!r} does not wrap",
             hint=f"it wraps {', '.join(cls.__name__ for cls in family.classes)}; timm:{source.arch} takes any",
         )
+    _check_patches(net, source)
     return net, config
+
+
+def _check_patches(net: Any, source: Source) -> None:
+    """Raise :class:`ParameterError` for an input that patches do not fill, and for patches larger than it."""
+    from timm.layers import PatchEmbed
+
+    embed = getattr(net, "patch_embed", None)
+    if not isinstance(embed, PatchEmbed):
+        return
+    side, patch = embed.img_size[0], embed.patch_size[0]
+    if patch > side:
+        raise ParameterError(f"arch {source.arch}: a patch of {patch} px is larger than the input of {side} px")
+    if source.input and source.input % patch:
+        near = round(source.input / patch) * patch
+        raise ParameterError(
+            f"arch {source.arch}: patches of {patch} px do not fill an input of {source.input} px",
+            hint=f"give a multiple, such as input={near}",
+        )
 
 
 def _card(source: Source, file: Path | None, config: Any, *, family: str) -> ModelInfo:
     """What is known without the network; the wrapper adds what it reads off it."""
-    identity = identify(source.weights, use=family, tag=source.url or source.arch)
+    identity = identify(source.weights, use=family, tag=source.arch, url=source.url)
     return ModelInfo(
         name=source.arch,
         family=family,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
 from harness.types import Capability, View
-from harness_timm.entry import PositionedParams, timm_entry
+from harness_timm.entry import PositionedTimmParams, timm_entry
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
@@ -27,7 +27,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         view=View(resize=224, crop=224, interpolation="bicubic"),
         capabilities=frozenset(Capability) - {Capability.CLASS_TOKEN},
         tags=("transformer",),
-        params=PositionedParams,
+        params=PositionedTimmParams,
     )
 
 
@@ -42,7 +42,7 @@ def build(
     positions: Ablation = "none",
     positions_seed: int = 0,
 ) -> NetworkModel:
-    """A CaiT; parameters as of ``PositionedParams``, errors as of ``build_network``."""
+    """A CaiT; parameters as of ``PositionedTimmParams``, errors as of ``build_network``."""
     from harness_timm.build import Positions, Source, build_network
 
     source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
@@ -56,7 +56,7 @@ def family() -> Family:
     from timm.models.cait import Cait, checkpoint_filter_fn
 
     from harness.backbones.cait import CaiTModel
-    from harness_timm.build import Family
+    from harness_timm.build import Family, PositionEmbedding
 
     return Family(
         name="cait",
@@ -64,5 +64,5 @@ def family() -> Family:
         wrap=CaiTModel,
         sized=True,
         rename=checkpoint_filter_fn,
-        positions="pos_embed",
+        positions=PositionEmbedding(),
     )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
+from harness.model_params import STAGED
 from harness.types import View
-from harness_timm.entry import CNN, timm_entry
+from harness_timm.entry import timm_entry
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
@@ -24,7 +25,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         "harness_timm.convnext:build",
         "ConvNeXt of timm",
         view=View(resize=256, crop=224, interpolation="bicubic"),
-        capabilities=CNN,
+        capabilities=STAGED,
         tags=("cnn",),
     )
 
@@ -46,9 +47,9 @@ def build(
 
 def family() -> Family:
     """How its networks are made and wrapped; imports timm."""
-    from harness.backbones.convnets import staged_model
     from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
 
+    from harness.backbones.convnets import staged_model
     from harness_timm.build import Family
 
     return Family(

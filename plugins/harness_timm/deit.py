@@ -10,7 +10,7 @@ from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.types import Capability, View
-from harness_timm.entry import PositionedParams, timm_entry
+from harness_timm.entry import PositionedTimmParams, timm_entry
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
@@ -21,7 +21,7 @@ SecondToken = Literal["dist", "shape"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeiTParams(PositionedParams):
+class DeiTParams(PositionedTimmParams):
     """Parameters of ``deit``."""
 
     second_token: SecondToken = param(

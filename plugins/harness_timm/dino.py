@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
 from harness.types import Capability, View
-from harness_timm.entry import PositionedParams, timm_entry
+from harness_timm.entry import PositionedTimmParams, timm_entry
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
@@ -26,7 +26,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         view=View(resize=248, crop=224, interpolation="bicubic"),
         capabilities=frozenset(Capability) - {Capability.LOGITS},
         tags=("transformer", "self-supervised"),
-        params=PositionedParams,
+        params=PositionedTimmParams,
     )
 
 
@@ -41,7 +41,7 @@ def build(
     positions: Ablation = "none",
     positions_seed: int = 0,
 ) -> NetworkModel:
-    """A headless Vision Transformer; parameters as of ``PositionedParams``, errors as of ``build_network``."""
+    """A headless Vision Transformer; parameters as of ``PositionedTimmParams``, errors as of ``build_network``."""
     from harness_timm.build import Positions, Source
     from harness_timm.transformer import build_transformer
 

@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import Any
 
 from harness.backbones.any_timm import AnyTimmModel
-
 from harness.backbones.network import NetworkModel
 from harness.types import ModelInfo
-from harness_timm.build import Family, State
+from harness_timm.build import Family
+from harness_timm.renaming import State
 from harness_timm.transformer import transformer_family
 
 _OF_MODULE = {
@@ -50,7 +50,7 @@ def family_of(arch: str) -> Family:
         if is_model_in_modules(name, (module,)):
             own = import_module(f"harness_timm.{here}").family()
     if own is None:
-        return Family(name="timm", classes=(), wrap=AnyTimmModel, rename=_renamed_by_timm, positions="pos_embed")
+        return Family(name="timm", classes=(), wrap=AnyTimmModel, rename=_renamed_by_timm)
     return replace(own, classes=(), wrap=_wrap_if(own.classes, own.wrap))
 
 

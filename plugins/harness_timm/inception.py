@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
+from harness.model_params import STAGED
 from harness.types import View
-from harness_timm.entry import CNN, timm_entry
+from harness_timm.entry import timm_entry
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
     from harness.weights import WeightsChoice
-    from harness_timm.build import Family, State
+    from harness_timm.build import Family
 
 
 @hookimpl
@@ -24,7 +25,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         "harness_timm.inception:build",
         "Inception v3 of timm",
         view=View(resize=341, crop=299, interpolation="bicubic"),
-        capabilities=CNN,
+        capabilities=STAGED,
         tags=("cnn",),
     )
 
@@ -46,19 +47,14 @@ def build(
 
 def family() -> Family:
     """How its networks are made and wrapped; imports timm."""
-    from harness.backbones.convnets import staged_model
     from timm.models.inception_v3 import InceptionV3
 
+    from harness.backbones.convnets import staged_model
     from harness_timm.build import Family
 
     return Family(
         name="inception",
         classes=(InceptionV3,),
         wrap=staged_model,
-        rename=_without_auxiliary_head,
+        unused=("AuxLogits.*",),
     )
-
-
-def _without_auxiliary_head(state: State, _: Any) -> State:
-    """Torchvision's weights hold a head that serves training alone."""
-    return {name: value for name, value in state.items() if not name.startswith("AuxLogits.")}

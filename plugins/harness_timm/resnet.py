@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
+from harness.model_params import STAGED
 from harness.types import View
-from harness_timm.entry import CNN, timm_entry
+from harness_timm.entry import timm_entry
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
@@ -24,7 +25,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         "harness_timm.resnet:build",
         "ResNet, ResNeXt, wide ResNet or SE-ResNet of timm",
         view=View(resize=256, crop=224, interpolation="bilinear"),
-        capabilities=CNN,
+        capabilities=STAGED,
         tags=("cnn",),
     )
 

@@ -57,4 +57,5 @@ def family() -> Family:
         wrap=SwinModel,
         sized=True,
         rename=checkpoint_filter_fn,
+        unused=("*relative_position_index", "*attn_mask"),
     )

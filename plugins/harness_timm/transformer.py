@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness_timm.build import Family, Positions, Source, build_network
+from harness_timm.build import Family, PositionEmbedding, Positions, Source, build_network
 
 if TYPE_CHECKING:
     from harness.backbones.network import NetworkModel
@@ -48,5 +48,6 @@ def transformer_family(
         sized=True,
         options=options or {},
         rename=partial(checkpoint_filter_fn, adapt_layer_scale=True),
-        positions="pos_embed",
+        unused=("mask_token",),
+        positions=PositionEmbedding(),
     )

@@ -37,7 +37,7 @@ def build(
     url: str | None = None,
     sha256: str | None = None,
 ) -> AttentionPoolModel:
-    """A ResNet-50 with attention pooling; parameters as of ``ZooParams``.
+    """A ResNet-50 with attention pooling; parameters as of ``NetworkParams``.
 
     No weights of it were published. Those of a plain ResNet-50 fit where ``cls_token``, ``aggregation.*`` and
     ``norm.*`` may be missing; they leave the aggregation untrained, so that they start a training and give no

@@ -22,7 +22,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Which weights, at which input size; see :class:`harness_zoo.entry.ZooParams`. ``entry``: whose they are."""
+    """Which weights of ``entry``, at which input size; see :class:`harness.model_params.NetworkParams`."""
 
     entry: str
     weights: WeightsChoice
@@ -47,7 +47,7 @@ def checkpoint(source: Source) -> Checkpoint | None:
     """
     path = source.weights.path
     if source.weights.origin == "pretrained":
-        identify(source.weights, use=source.entry, tag=source.url)  # refuses an architecture without an address
+        identify(source.weights, use=source.entry, url=source.url)  # refuses an architecture without an address
         from harness.url_weights import url_file
 
         path = url_file(str(source.url), sha256=source.sha256)
@@ -67,7 +67,7 @@ def card(
     name: str, source: Source, given: Checkpoint | None, view: View, *, label_space: str = "imagenet1k"
 ) -> ModelInfo:
     """What is known without the network; the wrapper adds what it reads off it."""
-    identity = identify(source.weights, use=source.entry, tag=source.url)
+    identity = identify(source.weights, use=source.entry, url=source.url)
     return ModelInfo(
         name=name,
         family=source.entry,

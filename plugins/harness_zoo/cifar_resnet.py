@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
+from harness.model_params import STAGED, NetworkParams
 from harness.params import param
 from harness.types import View
-from harness_zoo.entry import MAP_CAPABILITIES, ZooParams, zoo_entry
+from harness_zoo.entry import zoo_entry
 
 if TYPE_CHECKING:
     from harness.backbones.cifar_resnet import CifarResNetModel
@@ -22,7 +23,7 @@ _SIDE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CifarResNetParams(ZooParams):
+class CifarResNetParams(NetworkParams):
     """Parameters of ``cifar_resnet``."""
 
     depth: Depth = param(20, help="number of layers")
@@ -37,7 +38,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         "ResNet for the 32 px and ten classes of CIFAR-10",
         view=_view(_SIDE),
         label_space="cifar10",
-        capabilities=MAP_CAPABILITIES,
+        capabilities=STAGED,
         tags=("cnn", "cifar"),
         params=CifarResNetParams,
     )

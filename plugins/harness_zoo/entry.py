@@ -1,27 +1,12 @@
-"""Descriptors of the zoo: the parameters that every architecture has, and how an entry is filled in."""
+"""Descriptors of the zoo: how an entry is filled in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from harness.entries import ModelEntry
-from harness.params import param
+from harness.model_params import NetworkParams
 from harness.types import Capability, View
-
-MAP_CAPABILITIES = frozenset(
-    {Capability.LOGITS, Capability.POOLED, Capability.TOKENS, Capability.GRADIENTS, Capability.INTERVENTION}
-)
-"""What convolutional networks give: their stages are maps, without a class token and without attention."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZooParams:
-    """Parameters of every architecture."""
-
-    input: int = param(0, help="side of the input; 0 for the architecture's own", unit="px", low=0)
-    url: str | None = param(None, help="address of the pretrained weights; without it there are none")
-    sha256: str | None = param(None, help="their SHA-256 in hexadecimal digits, checked at every load")
 
 
 def zoo_entry(
@@ -32,7 +17,7 @@ def zoo_entry(
     view: View,
     capabilities: Iterable[Capability],
     tags: tuple[str, ...],
-    params: type = ZooParams,
+    params: type = NetworkParams,
     label_space: str = "imagenet1k",
 ) -> ModelEntry:
     """The entry of one architecture; ``view`` is that of its own input size, ``capabilities`` of its first variant."""

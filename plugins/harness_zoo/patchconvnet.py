@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
+from harness.model_params import NetworkParams
 from harness.params import param
 from harness.types import Capability, View
-from harness_zoo.entry import ZooParams, zoo_entry
+from harness_zoo.entry import zoo_entry
 
 if TYPE_CHECKING:
     from harness.backbones.patchconvnet import PatchConvNetModel
@@ -44,7 +45,7 @@ SIZES: dict[Arch, Sizes] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PatchConvNetParams(ZooParams):
+class PatchConvNetParams(NetworkParams):
     """Parameters of ``patchconvnet``."""
 
     arch: Arch = param("s60", help="width and number of trunk blocks; s60_multi has a class token for each class")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
+from harness.model_params import PositionedParams
 from harness.params import param
 from harness.types import Capability, View
-from harness_zoo.entry import ZooParams, zoo_entry
+from harness_zoo.entry import zoo_entry
 
 if TYPE_CHECKING:
     from harness.backbones.positions import Ablation, Interpolation
@@ -45,20 +46,13 @@ SIZES: dict[Arch, Sizes] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class T2TParams(ZooParams):
+class T2TParams(PositionedParams):
     """Parameters of ``t2t``."""
 
     arch: Arch = param("t2t_14", help="size, by the number of transformer blocks")
     tokens: Literal["performer", "transformer"] = param(
         "performer", help="attention of the tokens-to-token module; the authors call models with transformer T2T-ViT_t"
     )
-    posemb_interp: Literal["bicubic", "bilinear_corner"] = param(
-        "bicubic", help="how position embeddings are interpolated for another input size than that of the weights"
-    )
-    positions: Literal["none", "zero", "shuffle", "mean"] = param(
-        "none", help="ablation of the position embeddings of patches; none leaves them as they are"
-    )
-    positions_seed: int = param(0, help="seed of positions=shuffle", low=0)
 
 
 @hookimpl

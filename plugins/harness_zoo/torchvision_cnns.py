@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from harness.entries import ModelEntry
 from harness.errors import ParameterError
 from harness.hookspecs import hookimpl
+from harness.model_params import STAGED, NetworkParams
 from harness.params import param
 from harness.types import View
-from harness_zoo.entry import MAP_CAPABILITIES, ZooParams, zoo_entry
+from harness_zoo.entry import zoo_entry
 
 if TYPE_CHECKING:
     from harness.backbones.staged import StagedModel
@@ -24,7 +25,7 @@ _SIDE = 224
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TorchvisionParams(ZooParams):
+class TorchvisionParams(NetworkParams):
     """Parameters of ``torchvision_cnn``."""
 
     arch: Arch = param("squeezenet1_1", help="torchvision's name; googlenet comes without its auxiliary heads")
@@ -38,7 +39,7 @@ def harness_register_models() -> Iterable[ModelEntry]:
         "harness_zoo.torchvision_cnns:build",
         "SqueezeNet, AlexNet or GoogLeNet of torchvision, which timm has not",
         view=_view(_SIDE),
-        capabilities=MAP_CAPABILITIES,
+        capabilities=STAGED,
         tags=("torchvision", "cnn"),
         params=TorchvisionParams,
     )

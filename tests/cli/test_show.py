@@ -149,7 +149,7 @@ def test_parameters_levels_and_facts_of_an_entry(harness, install):
     install("leaf", PLUGIN)
     found = harness("show", "leaves", "--json").json
     assert found["name"] == "leafy"
-    assert [row["name"] for row in found["params"]] == ["grid", "shots", "mode", "place"]
+    assert [row["name"] for row in found["params"]] == ["place", "grid", "shots", "mode"]
     assert found["levels"]["values"] == [0.0, 0.25]
     out = harness("show", "leafy").out
     rows = {line.split()[0]: line for line in out.splitlines() if line}

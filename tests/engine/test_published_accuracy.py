@@ -97,3 +97,12 @@ def test_a_published_accuracy_is_a_percentage(value, tmp_path):
     registry.write_text(f"models:\n  fabricated: {{use: resnet, published_top1: {value}}}\n")
     with pytest.raises(RegistryError, match=r"presets.yaml:2.*published_top1.*percent"):
         Setup(registry_files=[registry]).open()
+
+
+def test_an_accuracy_may_have_been_published_in_another_view(run, whole, tmp_path):
+    registry = tmp_path / "other.yaml"
+    registry.write_text("models:\n  fabricated: {use: reader, published_top1: 99, published_view: 'resize=1,crop=1'}\n")
+    setup = Setup(registry_files=[registry], plugins=[("published", published_plugin)])
+    common = {"model": "fabricated", "dataset": whole, "probe": "head", "setup": setup, "options": OPTIONS}
+    assert harness.run(**common).warnings == ()
+    assert len(harness.run(**common, view=View(resize=1, crop=1)).warnings) == 1

@@ -21,7 +21,7 @@ FAMILIES = (
     "cait_xxs24", "xcit_t12", "pit_t_distilled", "convit_t", "resnet50", "resnext50_32x4d", "vgg16_bn", "densenet121",
     "inception_v3", "regnety_040", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "convnext_t", "t2t_14",
     "t2t_t_14", "patchconvnet_s60", "patchconvnet_s60_multi", "resnet50_attnpool", "squeezenet1_1", "alexnet",
-    "googlenet", "resnet20_cifar10", "timm:mixer_b16_224.goog_in21k_ft_in1k",
+    "googlenet", "resnet20_cifar10", "timm:visformer_tiny.in1k",
 )  # fmt: skip
 
 OF_TIMM = tuple(
@@ -50,8 +50,8 @@ def built(name):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in model.net.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.02 * torch.rand(value.shape, generator=generator))
+            if value.is_floating_point() and value.ndim:
+                value.add_(0.02 * (torch.rand(value.shape, generator=generator) - 0.5))
     return resolved, model
 
 

@@ -470,3 +470,11 @@ def test_old_weights_without_counters_of_batches_load():
     del state["1.running_mean"]
     with pytest.raises(WeightsError, match=r"2 missing: 1\.running_mean, 1\.num_batches_tracked"):
         load_strict(net, state, source="old.pth")
+
+
+def test_an_average_of_weights_is_taken_without_its_counter(tmp_path):
+    """As torchvision's training reference saves it."""
+    net = nn.Linear(2, 3)
+    averaged = {f"module.{name}": value for name, value in net.state_dict().items()} | {"n_averaged": torch.tensor(7)}
+    torch.save({"model": {"weight": torch.zeros(3, 2)}, "model_ema": averaged, "epoch": 3}, tmp_path / "net.pth")
+    assert read_state_dict(tmp_path / "net.pth").keys() == {"weight", "bias"}

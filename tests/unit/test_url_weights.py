@@ -24,6 +24,7 @@ from harness import transfer
 from harness.errors import UsageError, WeightsError
 from harness.transfer import UnavailableError
 from harness.url_weights import (
+    address_fault,
     cached_url_file,
     published_prefix,
     require_url_reachable,
@@ -623,3 +624,14 @@ def test_a_process_killed_half_way_leaves_nothing_that_is_used(server, cache):
     found.unlink()
     assert url_file(url).read_bytes() == WEIGHTS
     assert not left.exists()
+
+
+def test_a_day_in_a_name_is_no_digest():
+    assert published_prefix("resnet-20210101.pth") is None
+    assert published_prefix("resnet-20211301.pth") == "20211301"
+    assert published_prefix("resnet-19991231ab.pth") == "19991231ab"
+
+
+def test_an_address_is_judged_without_a_request():
+    assert address_fault("https://example.org/weights-1f2e3d4c.pth") is None
+    assert "does not name a file of weights" in address_fault("https://example.org/file/d/1/view").message

@@ -178,6 +178,18 @@ def test_sizes_that_patches_do_not_fill_are_refused():
         xcit.build(arch="xcit_nano_12_p16_224.fb_in1k", weights=parse_weights("random"), input=225)
 
 
+@pytest.mark.parametrize(
+    ("build", "params", "says"),
+    [
+        (vit.build, {"arch": TINY, "input": 225}, "do not fill an input of 225 px.*input=224"),
+        (deit.build, {"arch": "deit_tiny_patch16_224.fb_in1k", "patch": 300}, "patch of 300 px is larger"),
+    ],
+)
+def test_patches_and_input_must_suit_each_other(build, params, says):
+    with pytest.raises(ParameterError, match=f"(?s){says}"):
+        build(**params, weights=parse_weights("random"))
+
+
 def test_a_convolutional_network_takes_any_size():
     model = resnet.build(arch="test_resnet.r160_in1k", weights=parse_weights("random"), input=96)
     assert (model.info.input_size, model.info.view.resize) == (96, 101)
@@ -235,7 +247,7 @@ def test_with_positions_no_block_may_change_places():
 
 
 def test_a_network_without_position_embeddings_has_none_to_ablate():
-    with pytest.raises(CapabilityError, match="adds no position embedding"):
+    with pytest.raises(CapabilityError, match="no position embedding of its patches"):
         deit.build(
             arch="deit_tiny_patch16_224.fb_in1k", weights=parse_weights("random"), pos_embed=False, positions="zero"
         )
