@@ -62,7 +62,7 @@ def wrap_module(
     module: nn.Module,
     *,
     name: str,
-    view: View,
+    view: View | str,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     label_space: str | None = None,
@@ -71,7 +71,8 @@ def wrap_module(
 ) -> ModuleModel:
     """Make a :class:`~harness.protocols.Model` of any module that maps normalised (N, 3, H, W) to (N, C).
 
-    ``view``, ``mean`` and ``std`` say what the module was trained on; ``label_space`` what its classes are.
+    ``view`` (or its text, ``resize=256,crop=224``), ``mean`` and ``std`` say what the module was trained on;
+    ``label_space`` what its classes are.
     ``gives``: whether the (N, C) are class scores, or features of a backbone without a head.
     ``pooled_input_of`` names the submodule whose input is the pre-logits vector (``"fc"``, ``"head"``); a module
     with timm's ``forward_features`` and ``forward_head`` needs no such name.
@@ -90,7 +91,7 @@ def wrap_module(
         name=name,
         family="module",
         weights=WeightsInfo(origin="checkpoint", identity=f"sha256:{reading}", source=type(module).__qualname__),
-        view=view,
+        view=View.parse(view) if isinstance(view, str) else view,
         mean=mean,
         std=std,
         label_space=label_space if gives == "logits" else None,

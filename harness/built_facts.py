@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.discovery import one_line
-from harness.entries import ModelEntry
-from harness.errors import HarnessError, PluginError
+from harness.entries import Entry, ModelEntry
+from harness.errors import HarnessError, ParameterError, PluginError
+from harness.params import canonical, describe
 from harness.targets import load_target
-from harness.types import Capability, ModelInfo, OutputSpec
+from harness.types import Capability, JSONValue, ModelInfo, OutputSpec
 from harness.weights import WeightsChoice
 
 if TYPE_CHECKING:
@@ -28,25 +29,42 @@ class BuiltFacts:
     ``info`` is its card (with the identity of random weights). ``parameters`` counts elements of all parameters,
     ``macs`` the multiply-accumulates of one image of its own input size in matrix products, convolutions and
     attention (half of the FLOPs of :class:`torch.utils.flop_counter.FlopCounterMode`); None for a network that cannot
-    be run without weights. ``grid`` is that of the last block's patch tokens, None without tokens.
+    be run without weights, of which ``fault`` says why. ``grid`` is that of the last block's patch tokens, None
+    without tokens.
     """
 
     info: ModelInfo
     parameters: int
     macs: int | None
     grid: tuple[int, int] | None
+    fault: str | None = None
 
 
 def with_exact_facts(resolved: Resolved) -> Resolved:
     """``resolved`` with the view, label space and capabilities that its own parameters make.
 
-    Nothing is built for a preset as it stands, nor for an entry whose facts do not vary. Raises what building raises.
+    Nothing is built for a preset or an entry as it stands, nor for an entry whose facts do not vary. Raises what
+    building raises, and :class:`~harness.errors.ParameterError` for an input size at which the network cannot be run.
     """
     entry = resolved.entry
-    if not isinstance(entry, ModelEntry) or not entry.facts_vary or resolved.is_preset:
+    as_it_stands = resolved.is_preset or (resolved.preset is None and resolved.ref.params == _defaults(entry))
+    if not isinstance(entry, ModelEntry) or not entry.facts_vary or as_it_stands:
         return resolved
-    info = built_facts(resolved).info
+    facts = built_facts(resolved)
+    if facts.fault is not None and resolved.arguments.get("input"):
+        raise ParameterError(
+            f"model {resolved.ref.name}: it cannot be run on {facts.info.input_size} px: {facts.fault}",
+            hint="choose an input nearer to the architecture's own",
+        )
+    info = facts.info
     return replace(resolved, view=info.view, label_space=info.label_space, capabilities=info.capabilities)
+
+
+def _defaults(entry: Entry) -> dict[str, JSONValue] | None:
+    """The entry's parameters where none is given; None where some must be."""
+    if any(row.required for row in describe(entry.params)):
+        return None
+    return canonical(entry.params())
 
 
 def built_facts(resolved: Resolved) -> BuiltFacts:
@@ -74,8 +92,13 @@ def _built(entry: ModelEntry, arguments: tuple[tuple[str, Any], ...]) -> BuiltFa
     info = getattr(model, "info", None)
     if not isinstance(info, ModelInfo):
         raise PluginError(f"model {entry.name}: {entry.target} built a {type(model).__name__}, no model")
-    macs, grid = _one_pass(model)
-    return BuiltFacts(info=info, parameters=count_parameters(model), macs=macs, grid=grid)
+    parameters = count_parameters(model)
+    try:
+        macs, grid = _one_pass(model)
+    except (HarnessError, NotImplementedError, RuntimeError) as error:
+        # A network whose forward pass reads values cannot be counted without them; everything else is known.
+        return BuiltFacts(info=info, parameters=parameters, macs=None, grid=None, fault=one_line(error))
+    return BuiltFacts(info=info, parameters=parameters, macs=macs, grid=grid)
 
 
 def count_parameters(model: Model) -> int:
@@ -105,7 +128,8 @@ def torch_modules(component: object) -> list[nn.Module]:
     return [value for value in held if isinstance(value, nn.Module)]
 
 
-def _one_pass(model: Model) -> tuple[int | None, tuple[int, int] | None]:
+def _one_pass(model: Model) -> tuple[int, tuple[int, int] | None]:
+    """MACs of one image, and the grid of the last block's patches."""
     import torch
 
     info = model.info
@@ -120,10 +144,6 @@ def _one_pass(model: Model) -> tuple[int | None, tuple[int, int] | None]:
         image = torch.zeros(1, 3, info.input_size, info.input_size, device="meta")
         grids.extend(tokens.grid for tokens in model.outputs(image, want).tokens.values())
 
-    try:
-        with torch.no_grad():
-            macs = count_macs(run)
-    except (HarnessError, NotImplementedError, RuntimeError):
-        # A network whose forward pass reads values cannot be counted without them; everything else is known.
-        return None, None
+    with torch.no_grad():
+        macs = count_macs(run)
     return macs, grids[-1] if grids else None

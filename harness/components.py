@@ -433,7 +433,8 @@ def check_applies(
     for part, needs in ((probe.ref, probe.needs), (perturbation.ref, perturbation.needs)):
         if missing := needs - model.capabilities:
             raise CapabilityError(
-                f"{part.kind} {part.name} needs {_and(sorted(missing))}, which model {model.ref.name} does not have"
+                f"{part.kind} {part.name} needs {_and(sorted(missing))}, which model {model.ref.name} does not have",
+                hint=_other_features(model, probe) if part is probe.ref else None,
             )
     if perturbation.target == "probe" and not (probe.learns or probe.needs_label_space):
         raise CapabilityError(
@@ -454,6 +455,15 @@ def check_applies(
             hint="use a probe that learns the classes from support images, such as fewshot"
             + (f"; besides its own labels, this head can be read in those of {_and(list(others))}" if others else ""),
         )
+
+
+def _other_features(model: ModelComponent, probe: ProbeComponent) -> str | None:
+    """Which token ensembles the model could give this probe."""
+    if probe.features_param is None:
+        return None if probe.learns else "use a probe that learns from features, such as fewshot or knn"
+    ways = {Capability.POOLED: "pooled", Capability.TOKENS: "patch/last"}
+    given = [f"{probe.features_param}={text}" for needed, text in ways.items() if needed in model.capabilities]
+    return f"it can give {' or '.join(given)}" if given else None
 
 
 def _check_source(perturbation: PerturbationComponent, source: ModelComponent, label_space: str | None) -> None:

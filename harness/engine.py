@@ -144,6 +144,9 @@ class _Runner:
             self.progress.note(f"{component.ref.name}: loading ({weights})")
             model = component.build().to(self.device)
             _check_facts(component, model.info)
+            if initial := model.info.weights.initial:
+                shown = ", ".join(initial[:8]) + (f" and {len(initial) - 8} more" if len(initial) > 8 else "")
+                self.progress.note(f"warning: {component.ref.name}: not in its weights, so at initial values: {shown}")
             self._resident = identity, model
         return self._resident[1]
 
@@ -233,6 +236,7 @@ class _Runner:
             workers=self.options.workers,
             seconds=time.perf_counter() - started,
             weights_sha256=loop.preparation.model.info.weights.sha256,
+            initial_weights=loop.preparation.model.info.weights.initial,
         )
         for item in walk.cells:
             run = loop.runs.pop(item.key, None)

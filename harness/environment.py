@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from harness.types import JSONValue
 
@@ -30,13 +30,15 @@ def environment_block(
     workers: int,
     seconds: float,
     weights_sha256: str | None = None,
+    initial_weights: Sequence[str] = (),
     distributions: Iterable[str] = (),
 ) -> dict[str, JSONValue]:
     """The ``environment`` of a record whose work took ``seconds`` and ends now; plain JSON values.
 
     ``device`` is a torch device or its text; ``threads`` those of one torch operation, ``workers`` those that decode.
-    ``distributions`` names the packages of the plugins at work. Peak memory is that of the process so far, in bytes;
-    that of the device as torch's allocator counts it. What cannot be told is None; host and user names are left out.
+    ``initial_weights``: parameters that the weights' file lacked. ``distributions`` names the packages of the plugins
+    at work. Peak memory is that of the process so far, in bytes; that of the device as torch's allocator counts it.
+    What cannot be told is None; host and user names are left out.
     """
     names = dict.fromkeys((*_DISTRIBUTIONS, *sorted(distributions)))
     machine: dict[str, JSONValue] = {
@@ -54,6 +56,7 @@ def environment_block(
         "threads": threads,
         "workers": workers,
         "weights_sha256": weights_sha256,
+        "initial_weights": list(initial_weights),
         **source_state(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),

@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.errors import WeightsError
 from harness.state_dicts import check_container
 from harness.transfer import PREFLIGHT_S, WAYS_ON, Answer, UnavailableError, ask, download, reason, require_online
+from harness.weights import file_digest
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a hub repository, the better one first."""
@@ -109,6 +110,7 @@ def pretrained_file(tag: str, *, repo_id: str | None = None) -> Path:
     """
     cached = cached_file(tag, repo_id=repo_id)
     if cached is not None:
+        _check_cached(tag, cached)
         return cached
     repo_id = repo_id or timm_repository(tag)
     try:
@@ -123,6 +125,19 @@ def pretrained_file(tag: str, *, repo_id: str | None = None) -> Path:
         f"pretrained weights {tag}: {repo_id} at {hub_endpoint()} has no public file {' or '.join(WEIGHT_FILES)}",
         hint=WAYS_ON,
     )
+
+
+def _check_cached(tag: str, path: Path) -> None:
+    """Raise :class:`WeightsError` for a cached file whose bytes are no longer those that the hub has.
+
+    The cache keeps a file under the hub's etag, which for weights is their SHA-256.
+    """
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and (found := file_digest(blob)) != blob.name:
+        raise WeightsError(
+            f"pretrained weights {tag}: {blob} has changed since it was fetched: its SHA-256 is {found}",
+            hint=f"delete {blob} to fetch it again, or give a checkpoint file, --weights PATH",
+        )
 
 
 # --- one file --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ STAGED = frozenset(Capability) - {Capability.CLASS_TOKEN, Capability.ATTENTION}
 class NetworkParams:
     """Parameters of every network that takes more than one input size, and whose weights may lie anywhere."""
 
-    input: int = param(0, help="side of the input; 0 for the architecture's own", unit="px", low=0)
+    input: int = param(0, help="side of the input; 0 for the architecture's own", unit="px", low=0, high=4096)
     url: str | None = param(None, help="address of the pretrained weights, where they lie at one", locates=True)
     sha256: str | None = param(None, help="their SHA-256 in hexadecimal digits, checked at every load", locates=True)
 

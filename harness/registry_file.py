@@ -210,8 +210,8 @@ def read_preset(item: Item, kind: Kind, name: str, layer: str, source: Source) -
 
 def _percent(item: Item) -> float:
     value = item.scalar()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
-        raise item.error(f"expected a number of percent between 0 and 100, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:
+        raise item.error(f"expected a percentage from 1 to 100, found {value!r}")
     return float(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from harness.naming import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".tar")
+_TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".tar", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", ".npz", *_TORCH_SUFFIXES)
 """Endings of the files that are read."""
 
@@ -148,7 +149,8 @@ def _read_torch(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_harmless_globals()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless_globals()):
+            warnings.simplefilter("ignore")  # torch's advice on pickles is for their authors
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unreadable(
@@ -269,7 +271,8 @@ def load_strict(
     if any(faults.values()):
         found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in faults.items() if names)
         hint = "they belong to another architecture, another input size or another number of classes"
-        if one_sided := [*faults["missing"], *faults["unexpected"]]:
+        one_sided = [*faults["missing"], *faults["unexpected"]]
+        if one_sided and not faults["of another shape"] and 2 * len(missing) < len(own):
             hint += (
                 f"; where that is meant, --allow-missing {example_pattern(one_sided)!r} lets what the file lacks keep "
                 "its initial values, and leaves out what the model lacks"
@@ -280,6 +283,7 @@ def load_strict(
             f"weights of {source} have no name in common with {type(module).__name__}: nothing would be loaded",
             hint="name only what may differ with --allow-missing; --weights random runs an untrained network",
         )
+    _check_excuses(allow_missing, [*missing, *unexpected], source=source)
     agreeing = {name: value for name, value in state.items() if name in own}
     module.load_state_dict({**{name: own[name] for name in kept}, **agreeing}, strict=True)
     return Loaded(kept=tuple(kept), left_out=tuple(left_out))
@@ -327,6 +331,16 @@ def _check_patterns(patterns: Sequence[str], names: Sequence[str], *, one_sided:
             f"weights of {source}: --allow-missing {pattern!r} matches no name, neither of the file nor of the model",
             hint=" ".join(filter(None, (hint, alone))),
         )
+
+
+def _check_excuses(patterns: Sequence[str], one_sided: Sequence[str], *, source: str) -> None:
+    """A pattern that excuses nothing would enter the key of a record for no reason."""
+    for pattern in patterns:
+        if not _matching(one_sided, [pattern]):
+            raise WeightsError(
+                f"weights of {source}: --allow-missing {pattern!r} excuses nothing: what it matches is on both sides",
+                hint="leave it out",
+            )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -178,18 +178,29 @@ class WeightsInfo:
     """Which weights a model carries. ``identity`` is what a record's key holds and is known before anything is built.
 
     ``identity`` reads ``pretrained:<tag>``, ``sha256:<digest>``, ``embedded:<name>`` or ``random:<arch>:<seed>:...``.
-    ``source`` is for people (a tag, a path, a URL); ``sha256`` of the file when one was read.
+    ``source`` is for people (a tag, a path, a URL); ``sha256`` of the file when one was read. ``initial``: the
+    parameters that this file lacked and that keep their initial values, because somebody allowed it.
     """
 
     origin: WeightsOrigin
     identity: str
     source: str | None = None
     sha256: str | None = None
+    initial: tuple[str, ...] = ()
 
     @property
     def untrained(self) -> bool:
         """Whether results must be marked as those of random weights."""
-        return self.origin == "random"
+        return self.origin == "random" or any(not belongs_to_head(name) for name in self.initial)
+
+
+def belongs_to_head(parameter: str) -> bool:
+    """Whether a parameter is one of a classifier, by the names that heads have in timm, torchvision and the zoo.
+
+    >>> belongs_to_head("head.fc.weight"), belongs_to_head("blocks.0.norm1.bias")
+    (True, False)
+    """
+    return parameter.partition(".")[0] in ("head", "head_dist", "fc", "classifier", "linear")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -716,7 +727,9 @@ class ResultRecord:
     @property
     def untrained(self) -> bool:
         """Whether the numbers are those of random weights, and must be marked so wherever they are shown."""
-        return str(self.cell["weights"]).startswith("random:")
+        initial = self.environment.get("initial_weights")
+        partly = isinstance(initial, list | tuple) and any(not belongs_to_head(str(name)) for name in initial)
+        return partly or str(self.cell["weights"]).startswith("random:")
 
     def get(self, metric: str, **dims: JSONScalar) -> Measurement:
         """The one measurement of ``metric`` whose dims include ``dims``; raises KeyError naming what there is."""

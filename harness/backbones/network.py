@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from harness.adapters import check_want, model_input
 from harness.backbones.intervention import Interventions
+from harness.errors import CapabilityError
 from harness.protocols import SiteTokens
-from harness.types import BlockTokens, ModelInfo, ModelOutputs, OutputSpec
+from harness.types import BlockTokens, Capability, ModelInfo, ModelOutputs, OutputSpec, belongs_to_head
 
 
 class NetworkModel(ABC):
@@ -25,6 +27,10 @@ class NetworkModel(ABC):
 
     def __init__(self, net: Any, info: ModelInfo, *, sites: Sequence[str], droppable: bool) -> None:
         self.net = net.eval().requires_grad_(False)
+        self._initial_head = tuple(name for name in info.weights.initial if belongs_to_head(name))
+        if self._initial_head:
+            # Scores of a classifier that nobody trained are not those of the classes.
+            info = replace(info, heads=(), capabilities=info.capabilities - {Capability.LOGITS})
         self._info = info
         self._interventions = Interventions(info.name, sites, droppable=droppable)
 
@@ -35,6 +41,11 @@ class NetworkModel(ABC):
 
     def outputs(self, images: Tensor, want: OutputSpec) -> ModelOutputs:
         """See :meth:`harness.protocols.Model.outputs`. Logits are float32 under autocast, too."""
+        if want.logits and self._initial_head:
+            raise CapabilityError(
+                f"model {self._info.name} gives no logits: {', '.join(self._initial_head)} were not in its weights",
+                hint="give weights with a trained head, or a probe that learns from features",
+            )
         check_want(self._info, want)
         return self._forward(model_input(images, self._info), want)
 

@@ -68,10 +68,13 @@ def fetch(
       harness fetch vit_b16
       harness fetch 'deit_*' resnet50
     """
+    from harness.built_facts import with_exact_facts
     from harness.grammar import split_names
 
     catalog = open_catalog(registry_files, no_plugin, strict_plugins)
-    models = [catalog.resolve("model", found.text) for found in catalog.expand("model", split_names(names))]
+    models = [
+        with_exact_facts(catalog.resolve("model", found.text)) for found in catalog.expand("model", split_names(names))
+    ]
     fetched = fetch_all(catalog, models)
     if as_json:
         print_json([one.as_dict() for one in fetched])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, WeightsError
+from harness.errors import MissingDependencyError, PluginError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +20,15 @@ def network_card(resolved: Resolved) -> dict[str, JSONValue]:
 
     ``parameters`` and ``macs`` (multiply-accumulates of one image, None where they cannot be counted), ``input`` in
     pixels, ``view``, ``mean`` and ``std``, ``patch_size``, ``blocks``, ``tokens`` (names of the prefix, grid and
-    number of patches in the last block), widths, ``heads``, classes, ``capabilities``. A model that cannot be built
-    has ``problem``, in words, and None for what is then unknown.
+    number of patches in the last block), widths, ``heads``, classes, ``capabilities``. A model whose plugin is broken
+    has ``problem``, in words, and None for what is then unknown. Raises what building raises for parameters that make
+    no network.
     """
-    from harness.built_facts import built_facts
+    from harness.built_facts import built_facts, with_exact_facts
 
     try:
-        facts = built_facts(resolved)
-    except HarnessError as error:
+        facts = built_facts(with_exact_facts(resolved))
+    except (PluginError, MissingDependencyError) as error:
         return {**dict.fromkeys(_UNKNOWN), "problem": str(error)}
     info, grid = facts.info, facts.grid
     tokens: dict[str, JSONValue] = {

@@ -85,7 +85,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click turns the one into the other
-        print("interrupted; records written so far are kept, run the same command to go on", file=sys.stderr)
+        print("interrupted; what was written so far is kept, run the same command to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader (`| head`) has gone: that is no error of ours, and there is nobody left to tell.

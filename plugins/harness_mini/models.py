@@ -30,14 +30,15 @@ def build_model(name: str, *, weights: WeightsChoice) -> NetworkModel:
     """
     file = _shipped(name) if weights.origin == "pretrained" else weights.path
     net = build(name, seed=weights.seed)
+    initial: tuple[str, ...] = ()
     if file is not None:
-        load_strict(net, read_state_dict(file), source=str(file), allow_missing=weights.allow_missing)
+        initial = load_strict(net, read_state_dict(file), source=str(file), allow_missing=weights.allow_missing).kept
     (entry,) = (entry for entry in entries() if entry.name == name)
     identity = identify(weights, use=name, embedded=entry.embedded_name)
     card = ModelInfo(
         name=name,
         family=NETWORKS[name].family,
-        weights=identity if file is None else replace(identity, sha256=file_digest(file)),
+        weights=identity if file is None else replace(identity, sha256=file_digest(file), initial=initial),
         view=VIEW,
         mean=MEAN,
         std=STD,

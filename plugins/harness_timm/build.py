@@ -99,12 +99,13 @@ def build_network(source: Source, family: Callable[[], Family], *, positions: Po
     file = _weights_file(source)
     kind = family()
     net, config = _network(source, kind)
+    initial: tuple[str, ...] = ()
     if file is not None:
         state = _own_state(read_state_dict(file), net, source, kind, positions)
-        load_strict(net, state, source=str(file), allow_missing=source.weights.allow_missing)
+        initial = load_strict(net, state, source=str(file), allow_missing=source.weights.allow_missing).kept
     if positions is not None and positions.ablation != "none":
         _ablate(net, source, kind, positions)
-    return kind.wrap(net, _card(source, file, config, family=kind.name))
+    return kind.wrap(net, _card(source, file, config, family=kind.name, initial=initial))
 
 
 # --- weights ---------------------------------------------------------------------------------------------------
@@ -253,13 +254,13 @@ def _check_patches(net: Any, source: Source) -> None:
         )
 
 
-def _card(source: Source, file: Path | None, config: Any, *, family: str) -> ModelInfo:
+def _card(source: Source, file: Path | None, config: Any, *, family: str, initial: tuple[str, ...]) -> ModelInfo:
     """What is known without the network; the wrapper adds what it reads off it."""
     identity = identify(source.weights, use=family, tag=source.arch, url=source.url)
     return ModelInfo(
         name=source.arch,
         family=family,
-        weights=identity if file is None else replace(identity, sha256=file_digest(file)),
+        weights=identity if file is None else replace(identity, sha256=file_digest(file), initial=initial),
         view=view_of(source.arch, config, source.input),
         mean=tuple(config.mean),
         std=tuple(config.std),

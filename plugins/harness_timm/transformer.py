@@ -48,6 +48,7 @@ def transformer_family(
         sized=True,
         options=options or {},
         rename=partial(checkpoint_filter_fn, adapt_layer_scale=True),
-        unused=("mask_token",),
+        # DINOv2's authors keep the token that stood for masked patches in training.
+        unused=("mask_token",) if name == "dino" else (),
         positions=PositionEmbedding(),
     )

@@ -49,8 +49,8 @@ def build(
     source = Source(entry="resnet50_attnpool", weights=weights, input=input, url=url, sha256=sha256)
     given = checkpoint(source)
     net = AttentionPoolResNet(num_classes=CLASSES, seed=weights.seed)
-    load(net, given, source)
-    return AttentionPoolModel(net, card("resnet50_attnpool", source, given, _view(input or _SIDE)))
+    initial = load(net, given, source)
+    return AttentionPoolModel(net, card("resnet50_attnpool", source, given, _view(input or _SIDE), initial=initial))
 
 
 def _view(side: int) -> View:

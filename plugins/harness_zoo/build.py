@@ -54,24 +54,32 @@ def checkpoint(source: Source) -> Checkpoint | None:
     return None if path is None else Checkpoint(path=path, state=read_state_dict(path))
 
 
-def load(net: nn.Module, given: Checkpoint | None, source: Source) -> None:
+def load(net: nn.Module, given: Checkpoint | None, source: Source) -> tuple[str, ...]:
     """Copy the weights into ``net``, which keeps its initial ones where none are given.
 
-    Raises :class:`~harness.errors.WeightsError` for weights that do not fit.
+    Returns the names that were allowed to be missing, and were. Raises :class:`~harness.errors.WeightsError` for
+    weights that do not fit.
     """
-    if given is not None:
-        load_strict(net, given.state, source=str(given.path), allow_missing=source.weights.allow_missing)
+    if given is None:
+        return ()
+    return load_strict(net, given.state, source=str(given.path), allow_missing=source.weights.allow_missing).kept
 
 
 def card(
-    name: str, source: Source, given: Checkpoint | None, view: View, *, label_space: str = "imagenet1k"
+    name: str,
+    source: Source,
+    given: Checkpoint | None,
+    view: View,
+    *,
+    initial: tuple[str, ...],
+    label_space: str = "imagenet1k",
 ) -> ModelInfo:
-    """What is known without the network; the wrapper adds what it reads off it."""
+    """What is known without the network; the wrapper adds what it reads off it. ``initial``: as of :func:`load`."""
     identity = identify(source.weights, use=source.entry, url=source.url)
     return ModelInfo(
         name=name,
         family=source.entry,
-        weights=identity if given is None else replace(identity, sha256=file_digest(given.path)),
+        weights=identity if given is None else replace(identity, sha256=file_digest(given.path), initial=initial),
         view=view,
         mean=_MEAN,
         std=_STD,

@@ -62,9 +62,11 @@ def build(
     source = Source(entry="cifar_resnet", weights=weights, input=input, url=url, sha256=sha256)
     given = checkpoint(source)
     net = CifarResNet(depth=depth, seed=weights.seed)
-    load(net, given, source)
+    initial = load(net, given, source)
     view = _view(input or _SIDE)
-    return CifarResNetModel(net, card(f"resnet{depth}_cifar10", source, given, view, label_space="cifar10"))
+    return CifarResNetModel(
+        net, card(f"resnet{depth}_cifar10", source, given, view, label_space="cifar10", initial=initial)
+    )
 
 
 def _view(side: int) -> View:

@@ -90,8 +90,8 @@ def build(
         per_class=sizes.per_class,
         seed=weights.seed,
     )
-    load(net, given, source)
-    return PatchConvNetModel(net, card(f"patchconvnet_{arch}", source, given, _view(input or _SIDE)))
+    initial = load(net, given, source)
+    return PatchConvNetModel(net, card(f"patchconvnet_{arch}", source, given, _view(input or _SIDE), initial=initial))
 
 
 def _view(side: int) -> View:

@@ -106,11 +106,11 @@ def build(
     )
     if input:
         given = _resampled(given, net, posemb_interp)
-    load(net, given, source)
+    initial = load(net, given, source)
     with torch.no_grad():
         net.pos_embed.copy_(ablate_positions(net.pos_embed.detach(), 1, positions, seed=positions_seed))
     name = arch if tokens == "performer" else f"{arch}_{tokens}"
-    return T2TModel(net, card(name, source, given, _view(side)))
+    return T2TModel(net, card(name, source, given, _view(side), initial=initial))
 
 
 def _resampled(given: Checkpoint | None, net: T2TViT, how: Interpolation) -> Checkpoint | None:

@@ -78,10 +78,10 @@ def _build(name: Arch, source: Source) -> StagedModel:
         auxiliary = given is not None and any(key.startswith("aux") for key in given.state)
         options = {"transform_input": True, "init_weights": True, "aux_logits": auxiliary}
     net = _network(name, source.weights.seed, options)
-    load(net, given, source)
+    initial = load(net, given, source)
     if name == "googlenet":
         net.aux_logits, net.aux1, net.aux2 = False, None, None
-    return staged_model(net, card(name, source, given, _view(side)))
+    return staged_model(net, card(name, source, given, _view(side), initial=initial))
 
 
 def _network(name: str, seed: int, options: dict[str, bool]) -> Any:

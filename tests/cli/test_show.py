@@ -82,11 +82,11 @@ def test_a_model_of_timm_is_shown_by_its_tag(harness):
     assert found["weights"]["tag"] == "resnet18.tv_in1k"
 
 
-def test_a_model_that_does_not_exist_says_so(harness):
-    found = harness("show", "timm:resnet81.tv_in1k", "--json").json
-    assert "timm has no architecture 'resnet81'" in found["problem"]
-    assert found["parameters"] is None
-    assert "not known: arch: timm has no architecture 'resnet81'" in harness("show", "timm:resnet81.tv_in1k").out
+def test_a_model_that_does_not_exist_is_an_error(harness):
+    answer = harness("show", "timm:resnet81.tv_in1k")
+    assert answer.code == 2
+    assert "timm has no architecture 'resnet81'" in answer.err
+    assert answer.out == ""
 
 
 def test_a_model_without_published_weights_says_so(harness):

@@ -91,11 +91,11 @@ def test_the_command_prints_it_whatever_is_asked_for(tmp_path, capsys):
     assert capsys.readouterr().err.strip() == "warning: fabricated: clean top-1 is 1 %"
 
 
-@pytest.mark.parametrize("value", ["0", "101", "high", "true"])
+@pytest.mark.parametrize("value", ["0", "0.7545", "101", "high", "true"])
 def test_a_published_accuracy_is_a_percentage(value, tmp_path):
     registry = tmp_path / "presets.yaml"
     registry.write_text(f"models:\n  fabricated: {{use: resnet, published_top1: {value}}}\n")
-    with pytest.raises(RegistryError, match=r"presets.yaml:2.*published_top1.*percent"):
+    with pytest.raises(RegistryError, match=r"presets.yaml:2.*published_top1.*percentage from 1 to 100"):
         Setup(registry_files=[registry]).open()
 
 

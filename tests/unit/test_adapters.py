@@ -258,3 +258,9 @@ def test_attention_is_refused_of_blocks_that_have_none():
     with pytest.raises(CapabilityError, match="block 0 of model m has no attention") as caught:
         check_want(card, OutputSpec(attention=frozenset({0, 2})))
     assert caught.value.hint == "its blocks with attention are 2"
+
+
+def test_a_view_may_be_given_as_its_text(net):
+    assert wrap(net, view="resize=18,crop=16").info.view == View(resize=18, crop=16)
+    with pytest.raises(ParameterError, match="view: cannot read"):
+        wrap(net, view="large")

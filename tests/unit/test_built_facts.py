@@ -78,6 +78,18 @@ def test_what_makes_no_network_is_refused_in_planning(catalog):
     assert "resnet50" in str(caught.value.hint)
 
 
+def test_an_input_at_which_it_cannot_be_run_is_refused_in_planning(catalog):
+    with pytest.raises(ParameterError, match=r"inception_v3: it cannot be run on 64 px") as caught:
+        with_exact_facts(catalog.resolve("model", "inception_v3:input=64"))
+    assert "nearer" in str(caught.value.hint)
+
+
+def test_an_entry_as_it_stands_is_not_built(catalog, monkeypatch):
+    monkeypatch.setattr("harness.built_facts._built", lambda *_: pytest.fail("built"))
+    resolved = catalog.resolve("model", "resnet50_attnpool")
+    assert with_exact_facts(resolved) is resolved
+
+
 # --- names behind a plugin -------------------------------------------------------------------------------------
 
 

@@ -165,6 +165,20 @@ def test_a_file_is_fetched_once_and_then_needs_no_server(serve, weights, mode):
     assert hub.pretrained_file(TAG) == file == hub.cached_file(TAG)
 
 
+def test_a_cached_file_that_has_changed_is_refused(serve, weights):
+    serve({resolve(): weights})
+    path = hub.pretrained_file(TAG)
+    blob = path.resolve()
+    changed = bytearray(blob.read_bytes())
+    changed[-1] ^= 1
+    blob.write_bytes(changed)
+    with pytest.raises(WeightsError, match=r"has changed since it was fetched.*SHA-256") as caught:
+        hub.pretrained_file(TAG)
+    assert str(blob) in str(caught.value.hint)
+    blob.write_bytes(weights)
+    assert hub.pretrained_file(TAG) == path
+
+
 def test_a_broken_transfer_goes_on_where_it_broke(serve, weights):
     server = serve({resolve(): weights}, "resumable")
     hub.pretrained_file(TAG)

@@ -478,3 +478,19 @@ def test_an_average_of_weights_is_taken_without_its_counter(tmp_path):
     averaged = {f"module.{name}": value for name, value in net.state_dict().items()} | {"n_averaged": torch.tensor(7)}
     torch.save({"model": {"weight": torch.zeros(3, 2)}, "model_ema": averaged, "epoch": 3}, tmp_path / "net.pth")
     assert read_state_dict(tmp_path / "net.pth").keys() == {"weight", "bias"}
+
+
+def test_a_pattern_that_excuses_nothing_is_refused():
+    net = small_net()
+    with pytest.raises(WeightsError, match=r"'0\.\*' excuses nothing: what it matches is on both sides"):
+        load_strict(net, net.state_dict(), source="x", allow_missing=["0.*"])
+
+
+def test_the_way_on_is_named_only_where_it_leads_somewhere():
+    net, state = small_net(), small_net().state_dict()
+    with pytest.raises(WeightsError) as caught:
+        load_strict(net, {f"other.{name}": value for name, value in state.items()}, source="x")
+    assert "--allow-missing" not in caught.value.hint
+    with pytest.raises(WeightsError) as caught:
+        load_strict(net, state | {"0.weight": torch.zeros(1), "extra": torch.zeros(1)}, source="x")
+    assert "--allow-missing" not in caught.value.hint

@@ -99,6 +99,50 @@ def test_names_that_need_not_be_on_both_sides_are_left_alone(tmp_path):
         vit.build(arch=SMALL, weights=parse_weights(file))
 
 
+def headless(tmp_path, **options):
+    state = {name: v for name, v in timm.create_model(SMALL).state_dict().items() if not name.startswith("head.")}
+    torch.save(state, tmp_path / "headless.pth")
+    return parse_weights(str(tmp_path / "headless.pth"), **options)
+
+
+def test_a_head_that_nobody_trained_gives_no_scores(tmp_path):
+    model = vit.build(arch=SMALL, weights=headless(tmp_path, allow_missing=["head.*"]))
+    assert model.info.weights.initial == ("head.weight", "head.bias")
+    assert not model.info.weights.untrained
+    assert "logits" not in model.info.capabilities
+    assert model.outputs(torch.rand(1, 3, 160, 160), OutputSpec(pooled=True)).pooled.shape == (1, 64)
+    with pytest.raises(CapabilityError, match=r"head\.weight, head\.bias were not in its weights"):
+        model.outputs(torch.rand(1, 3, 160, 160), LOGITS)
+
+
+def test_a_trunk_that_lacks_a_part_is_untrained(tmp_path):
+    state = timm.create_model(SMALL).state_dict()
+    del state["blocks.0.norm1.weight"]
+    torch.save(state, tmp_path / "part.pth")
+    model = vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "part.pth"), allow_missing=["blocks.0.*"]))
+    assert model.info.weights.untrained
+    assert "logits" in model.info.capabilities
+
+
+def test_a_run_says_what_was_not_in_the_weights(tmp_path):
+    import harness
+    import harness.progress
+
+    notes = []
+
+    class Progress(harness.progress.NoProgress):
+        def note(self, text):
+            notes.append(text)
+
+    weights = headless(tmp_path, allow_missing=["head.*"])
+    common = {"model": f"vit:arch={SMALL}", "weights": weights, "dataset": "digits", "limit": 20}
+    result = harness.run(probe="knn:k=1,features=pooled,per_class=2", progress=Progress(), **common)
+    (record,) = result.records
+    assert record.environment["initial_weights"] == ["head.weight", "head.bias"]
+    assert not record.untrained
+    assert any("not in its weights, so at initial values: head.weight, head.bias" in note for note in notes)
+
+
 def test_a_checkpoint_is_identified_by_its_contents(tmp_path):
     state = timm.create_model("test_resnet.r160_in1k").state_dict()
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "mine.pth")

@@ -6,7 +6,7 @@ import torch
 
 from harness.errors import WeightsError
 from harness.weights import parse_weights
-from harness_timm import convnext, densenet, swin, tnt, vgg, vit, xcit
+from harness_timm import convnext, densenet, dino, swin, tnt, vgg, vit, xcit
 from harness_timm.renaming import under_own_names
 
 SMALL = "test_vit.r160_in1k"
@@ -141,7 +141,10 @@ def test_what_only_training_reads_may_be_there(saved):
     }
     assert same(swin.build(arch=SWIN, weights=saved(state | extra)).net.state_dict(), state)
     small = state_of(SMALL)
-    assert same(vit.build(arch=SMALL, weights=saved(small | {"mask_token": torch.rand(1, 64)})).net.state_dict(), small)
+    masked = small | {"mask_token": torch.rand(1, 64)}
+    assert same(dino.build(arch=SMALL, weights=saved(masked)).net.state_dict(), small)
+    with pytest.raises(WeightsError, match="1 unexpected: mask_token"):
+        vit.build(arch=SMALL, weights=saved(masked))
 
 
 def test_nothing_is_renamed_where_the_names_are_right():
