@@ -272,7 +272,7 @@ def load_strict(
         found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in faults.items() if names)
         hint = "they belong to another architecture, another input size or another number of classes"
         one_sided = [*faults["missing"], *faults["unexpected"]]
-        if one_sided and not faults["of another shape"] and 2 * len(missing) < len(own):
+        if one_sided and 2 * (len(missing) + len(faults["of another shape"])) < len(own):
             hint += (
                 f"; where that is meant, --allow-missing {example_pattern(one_sided)!r} lets what the file lacks keep "
                 "its initial values, and leaves out what the model lacks"
