@@ -22,11 +22,11 @@ def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``timm:any``, which takes every other name behind ``timm:`` as its ``arch``."""
     entry = timm_entry(
         "any",
-        "harness_timm.any_model:build",
         "any model of timm: timm:ARCH.TAG",
         view=View(resize=256, crop=224, interpolation="bicubic"),
         capabilities={Capability.LOGITS, Capability.POOLED, Capability.GRADIENTS},
         tags=(),
+        target="harness_timm.any_model:build",
         params=PositionedTimmParams,
     )
     yield replace(entry, qualified=True, names_tags=True)
@@ -45,11 +45,19 @@ def build(
 ) -> NetworkModel:
     """The wrapper of its family where there is one, else what any network of timm can give.
 
-    Parameters as of ``PositionedTimmParams``, errors as of ``build_network``.
+    Parameters as of ``PositionedTimmParams``, errors as of ``build_positioned``.
     """
-    from harness_timm.build import Positions, Source, build_network
+    from harness_timm.builders import build_positioned
     from harness_timm.families import family_of
 
-    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
-    embedding = Positions(interpolation=posemb_interp, ablation=positions, seed=positions_seed)
-    return build_network(source, lambda: family_of(arch), positions=embedding)
+    return build_positioned(
+        lambda: family_of(arch),
+        arch=arch,
+        weights=weights,
+        input=input,
+        url=url,
+        sha256=sha256,
+        posemb_interp=posemb_interp,
+        positions=positions,
+        positions_seed=positions_seed,
+    )

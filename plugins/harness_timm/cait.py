@@ -11,9 +11,6 @@ from harness.types import Capability, View
 from harness_timm.entry import PositionedTimmParams, timm_entry
 
 if TYPE_CHECKING:
-    from harness.backbones.network import NetworkModel
-    from harness.backbones.positions import Ablation, Interpolation
-    from harness.weights import WeightsChoice
     from harness_timm.build import Family
 
 
@@ -22,32 +19,11 @@ def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``cait``."""
     yield timm_entry(
         "cait",
-        "harness_timm.cait:build",
         "CaiT of timm: class attention behind patch blocks that mix their heads",
         view=View(resize=224, crop=224, interpolation="bicubic"),
         capabilities=frozenset(Capability) - {Capability.CLASS_TOKEN},
         tags=("transformer",),
         params=PositionedTimmParams,
-    )
-
-
-def build(
-    *,
-    arch: str,
-    weights: WeightsChoice,
-    input: int = 0,
-    url: str | None = None,
-    sha256: str | None = None,
-    posemb_interp: Interpolation = "bicubic",
-    positions: Ablation = "none",
-    positions_seed: int = 0,
-) -> NetworkModel:
-    """A CaiT; parameters as of ``PositionedTimmParams``, errors as of ``build_network``."""
-    from harness_timm.build import Positions, Source, build_network
-
-    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
-    return build_network(
-        source, family, positions=Positions(interpolation=posemb_interp, ablation=positions, seed=positions_seed)
     )
 
 

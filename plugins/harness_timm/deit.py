@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from harness.entries import ModelEntry
@@ -36,11 +37,11 @@ def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``deit``."""
     yield timm_entry(
         "deit",
-        "harness_timm.deit:build",
         "data-efficient image transformer of timm, plain or distilled",
         view=View(resize=248, crop=224, interpolation="bicubic"),
         capabilities=Capability,
         tags=("transformer",),
+        target="harness_timm.deit:build",
         params=DeiTParams,
     )
 
@@ -59,15 +60,19 @@ def build(
     pos_embed: bool = True,
     patch: int = 0,
 ) -> NetworkModel:
-    """A DeiT, plain or distilled; parameters as of :class:`DeiTParams`, errors as of ``build_network``."""
-    from harness_timm.build import Positions, Source
-    from harness_timm.transformer import build_transformer
+    """A DeiT, plain or distilled; parameters as of :class:`DeiTParams`, errors as of ``build_positioned``."""
+    from harness_timm.builders import build_positioned
+    from harness_timm.transformer import transformer_family
 
-    return build_transformer(
-        Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256),
-        Positions(interpolation=posemb_interp, ablation=positions, seed=positions_seed),
-        family="deit",
-        distilled=True,
-        second_token=second_token,
-        options={**({} if pos_embed else {"pos_embed": "none"}), **({"patch_size": patch} if patch else {})},
+    options = {**({} if pos_embed else {"pos_embed": "none"}), **({"patch_size": patch} if patch else {})}
+    return build_positioned(
+        partial(transformer_family, "deit", distilled=True, second_token=second_token, options=options),
+        arch=arch,
+        weights=weights,
+        input=input,
+        url=url,
+        sha256=sha256,
+        posemb_interp=posemb_interp,
+        positions=positions,
+        positions_seed=positions_seed,
     )

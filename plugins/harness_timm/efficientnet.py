@@ -12,8 +12,6 @@ from harness.types import View
 from harness_timm.entry import timm_entry
 
 if TYPE_CHECKING:
-    from harness.backbones.network import NetworkModel
-    from harness.weights import WeightsChoice
     from harness_timm.build import Family
 
 
@@ -22,27 +20,11 @@ def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``efficientnet``."""
     yield timm_entry(
         "efficientnet",
-        "harness_timm.efficientnet:build",
         "EfficientNet of timm",
         view=View(resize=256, crop=224, interpolation="bicubic"),
         capabilities=STAGED,
         tags=("cnn",),
     )
-
-
-def build(
-    *,
-    arch: str,
-    weights: WeightsChoice,
-    input: int = 0,
-    url: str | None = None,
-    sha256: str | None = None,
-) -> NetworkModel:
-    """An EfficientNet; parameters as of ``TimmParams``, errors as of ``build_network``."""
-    from harness_timm.build import Source, build_network
-
-    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
-    return build_network(source, family)
 
 
 def family() -> Family:

@@ -29,19 +29,20 @@ class PositionedTimmParams(PositionedParams):
 
 def timm_entry(
     name: str,
-    target: str,
     summary: str,
     *,
     view: View,
     capabilities: Iterable[Capability],
     tags: tuple[str, ...],
     params: type = TimmParams,
+    target: str | None = None,
 ) -> ModelEntry:
-    """The entry of one family; ``view`` and ``capabilities`` are those of its best-known member."""
+    """The entry of one family, built by its namesake in :mod:`harness_timm.builders` unless ``target`` says otherwise;
+    ``view`` and ``capabilities`` are those of its best-known member."""
     claimed = frozenset(capabilities)
     return ModelEntry(
         name=name,
-        target=target,
+        target=target or f"harness_timm.builders:build_{name}",
         summary=f"{summary}, by architecture.tag",
         tags=("timm", *tags),
         params=params,

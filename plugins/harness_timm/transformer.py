@@ -3,29 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness_timm.build import Family, PositionEmbedding, Positions, Source, build_network
-
-if TYPE_CHECKING:
-    from harness.backbones.network import NetworkModel
-
-
-def build_transformer(
-    source: Source,
-    positions: Positions,
-    *,
-    family: str,
-    distilled: bool = False,
-    second_token: str = "dist",  # noqa: S107  # a token of a transformer, no password
-    options: dict[str, Any] | None = None,
-) -> NetworkModel:
-    """A VisionTransformer; ``distilled``: one with a second token is welcome, too. Raises as :func:`build_network`."""
-    return build_network(
-        source,
-        lambda: transformer_family(family, distilled=distilled, second_token=second_token, options=options),
-        positions=positions,
-    )
+from harness_timm.build import Family, PositionEmbedding
 
 
 def transformer_family(

@@ -11,8 +11,6 @@ from harness.types import Capability, View
 from harness_timm.entry import timm_entry
 
 if TYPE_CHECKING:
-    from harness.backbones.network import NetworkModel
-    from harness.weights import WeightsChoice
     from harness_timm.build import Family
 
 
@@ -21,27 +19,11 @@ def harness_register_models() -> Iterable[ModelEntry]:
     """Offer ``xcit``."""
     yield timm_entry(
         "xcit",
-        "harness_timm.xcit:build",
         "XCiT of timm: attention over channels, then class attention",
         view=View(resize=224, crop=224, interpolation="bicubic"),
         capabilities=frozenset(Capability) - {Capability.CLASS_TOKEN},
         tags=("transformer",),
     )
-
-
-def build(
-    *,
-    arch: str,
-    weights: WeightsChoice,
-    input: int = 0,
-    url: str | None = None,
-    sha256: str | None = None,
-) -> NetworkModel:
-    """An XCiT; parameters as of ``TimmParams``, errors as of ``build_network``."""
-    from harness_timm.build import Source, build_network
-
-    source = Source(arch=arch, weights=weights, input=input, url=url, sha256=sha256)
-    return build_network(source, family)
 
 
 def family() -> Family:

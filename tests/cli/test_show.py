@@ -34,7 +34,7 @@ def test_model_preset(harness):
     for part in (
         "entry vit",
         "timm_vit (vit-harness ",
-        "harness_timm.vit:build",
+        "harness_timm.builders:build_vit",
         found["source"],
         found["weights"]["identity"],
         "class_token",

@@ -19,7 +19,7 @@ from harness.errors import CapabilityError, ParameterError, WeightsError
 from harness.hub import hub_cache_dir, timm_repository
 from harness.types import OutputSpec, View
 from harness.weights import WeightsChoice, parse_weights
-from harness_timm import deit, dino, resnet, vit, xcit
+from harness_timm import builders, deit
 from harness_timm.build import view_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +48,7 @@ def put_into_hub_cache(tag, state):
 
 def test_random_weights_are_those_of_their_seed():
     first, again, other = (
-        vit.build(arch=SMALL, weights=parse_weights(w)) for w in ("random:3", "random:3", "random:4")
+        builders.build_vit(arch=SMALL, weights=parse_weights(w)) for w in ("random:3", "random:3", "random:4")
     )
     assert same(first.net.state_dict(), again.net.state_dict())
     assert not same(first.net.state_dict(), other.net.state_dict())
@@ -64,7 +64,7 @@ def test_building_leaves_the_global_generator_alone():
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    resnet.build(arch="test_resnet.r160_in1k", weights=parse_weights("random:5"))
+    builders.build_resnet(arch="test_resnet.r160_in1k", weights=parse_weights("random:5"))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -74,7 +74,7 @@ def test_building_leaves_the_global_generator_alone():
 def test_pretrained_weights_come_from_the_hub_cache_without_a_network():
     source = timm.create_model(SMALL)
     file = put_into_hub_cache(SMALL, source.state_dict())
-    model = vit.build(arch=SMALL, weights=WeightsChoice())
+    model = builders.build_vit(arch=SMALL, weights=WeightsChoice())
     assert same(model.net.state_dict(), {name: value.half().float() for name, value in source.state_dict().items()})
     assert model.info.weights.identity == f"pretrained:{SMALL}"
     assert model.info.weights.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
@@ -83,7 +83,7 @@ def test_pretrained_weights_come_from_the_hub_cache_without_a_network():
 
 def test_without_cache_and_network_it_stops(monkeypatch):
     with pytest.raises(WeightsError, match="not in the local cache") as caught:
-        resnet.build(arch="resnet50.a1_in1k", weights=WeightsChoice())
+        builders.build_resnet(arch="resnet50.a1_in1k", weights=WeightsChoice())
     assert caught.value.exit_code == 4
     assert "--weights random" in str(caught.value)
 
@@ -93,10 +93,10 @@ def test_names_that_need_not_be_on_both_sides_are_left_alone(tmp_path):
     del state["head.weight"], state["head.bias"]
     torch.save({**state, "projection.weight": torch.zeros(2)}, tmp_path / "trunk.pth")
     file = str(tmp_path / "trunk.pth")
-    model = vit.build(arch=SMALL, weights=parse_weights(file, allow_missing=["head.*", "projection.*"]))
+    model = builders.build_vit(arch=SMALL, weights=parse_weights(file, allow_missing=["head.*", "projection.*"]))
     assert torch.equal(model.net.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
     with pytest.raises(WeightsError, match=r"missing: head\.weight, head\.bias; 1 unexpected: projection\.weight"):
-        vit.build(arch=SMALL, weights=parse_weights(file))
+        builders.build_vit(arch=SMALL, weights=parse_weights(file))
 
 
 def headless(tmp_path, **options):
@@ -106,7 +106,7 @@ def headless(tmp_path, **options):
 
 
 def test_a_head_that_nobody_trained_gives_no_scores(tmp_path):
-    model = vit.build(arch=SMALL, weights=headless(tmp_path, allow_missing=["head.*"]))
+    model = builders.build_vit(arch=SMALL, weights=headless(tmp_path, allow_missing=["head.*"]))
     assert model.info.weights.initial == ("head.weight", "head.bias")
     assert not model.info.weights.untrained
     assert "logits" not in model.info.capabilities
@@ -119,7 +119,9 @@ def test_a_trunk_that_lacks_a_part_is_untrained(tmp_path):
     state = timm.create_model(SMALL).state_dict()
     del state["blocks.0.norm1.weight"]
     torch.save(state, tmp_path / "part.pth")
-    model = vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "part.pth"), allow_missing=["blocks.0.*"]))
+    model = builders.build_vit(
+        arch=SMALL, weights=parse_weights(str(tmp_path / "part.pth"), allow_missing=["blocks.0.*"])
+    )
     assert model.info.weights.untrained
     assert "logits" in model.info.capabilities
 
@@ -146,7 +148,7 @@ def test_a_run_says_what_was_not_in_the_weights(tmp_path):
 def test_a_checkpoint_is_identified_by_its_contents(tmp_path):
     state = timm.create_model("test_resnet.r160_in1k").state_dict()
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "mine.pth")
-    model = resnet.build(arch="test_resnet.r160_in1k", weights=parse_weights(str(tmp_path / "mine.pth")))
+    model = builders.build_resnet(arch="test_resnet.r160_in1k", weights=parse_weights(str(tmp_path / "mine.pth")))
     digest = hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
     assert model.info.weights.identity == f"sha256:{digest}"
     assert model.info.weights.origin == "checkpoint"
@@ -156,18 +158,18 @@ def test_a_checkpoint_is_identified_by_its_contents(tmp_path):
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(timm.create_model("test_resnet.r160_in1k").state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(WeightsError, match=r"missing: cls_token.*unexpected: conv1"):
-        vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "resnet.pth")))
+        builders.build_vit(arch=SMALL, weights=parse_weights(str(tmp_path / "resnet.pth")))
     state = timm.create_model(SMALL).state_dict()
     del state["norm.bias"]
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(WeightsError, match=r"1 missing: norm\.bias"):
-        vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "part.pth")))
+        builders.build_vit(arch=SMALL, weights=parse_weights(str(tmp_path / "part.pth")))
 
 
 def test_position_embeddings_of_another_size_are_not_resampled_silently(tmp_path):
     torch.save(timm.create_model(SMALL, img_size=192).state_dict(), tmp_path / "larger.pth")
     with pytest.raises(WeightsError, match=r"pos_embed \(1, 145, 64\) instead of \(1, 101, 64\)"):
-        vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "larger.pth")))
+        builders.build_vit(arch=SMALL, weights=parse_weights(str(tmp_path / "larger.pth")))
 
 
 def test_the_original_names_of_deit3_are_understood(tmp_path):
@@ -196,7 +198,7 @@ def test_the_original_names_of_deit3_are_understood(tmp_path):
 def larger(tmp_path, **params):
     """The small network with weights of its own size, asked for at 192 px."""
     torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "own.pth")
-    return vit.build(arch=SMALL, weights=parse_weights(str(tmp_path / "own.pth")), input=192, **params)
+    return builders.build_vit(arch=SMALL, weights=parse_weights(str(tmp_path / "own.pth")), input=192, **params)
 
 
 @pytest.mark.parametrize("how", ["bicubic", "bilinear_corner"])
@@ -212,20 +214,23 @@ def test_position_embeddings_are_resampled_for_the_size_that_was_asked_for(tmp_p
 def test_at_its_own_size_nothing_is_resampled(tmp_path):
     torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "own.pth")
     weights = parse_weights(str(tmp_path / "own.pth"))
-    plain, asked = vit.build(arch=SMALL, weights=weights), vit.build(arch=SMALL, weights=weights, input=160)
+    plain, asked = (
+        builders.build_vit(arch=SMALL, weights=weights),
+        builders.build_vit(arch=SMALL, weights=weights, input=160),
+    )
     assert same(plain.net.state_dict(), asked.net.state_dict())
     assert plain.info == asked.info
 
 
 def test_sizes_that_patches_do_not_fill_are_refused():
     with pytest.raises(ParameterError, match=r"xcit_nano.*img_size.*225"):
-        xcit.build(arch="xcit_nano_12_p16_224.fb_in1k", weights=parse_weights("random"), input=225)
+        builders.build_xcit(arch="xcit_nano_12_p16_224.fb_in1k", weights=parse_weights("random"), input=225)
 
 
 @pytest.mark.parametrize(
     ("build", "params", "says"),
     [
-        (vit.build, {"arch": TINY, "input": 225}, "do not fill an input of 225 px.*input=224"),
+        (builders.build_vit, {"arch": TINY, "input": 225}, "do not fill an input of 225 px.*input=224"),
         (deit.build, {"arch": "deit_tiny_patch16_224.fb_in1k", "patch": 300}, "patch of 300 px is larger"),
     ],
 )
@@ -235,7 +240,7 @@ def test_patches_and_input_must_suit_each_other(build, params, says):
 
 
 def test_a_convolutional_network_takes_any_size():
-    model = resnet.build(arch="test_resnet.r160_in1k", weights=parse_weights("random"), input=96)
+    model = builders.build_resnet(arch="test_resnet.r160_in1k", weights=parse_weights("random"), input=96)
     assert (model.info.input_size, model.info.view.resize) == (96, 101)
     tokens = model.outputs(torch.rand(1, 3, 96, 96), OutputSpec(tokens=frozenset({3}))).tokens[3]
     assert tokens.grid == (3, 3)
@@ -249,7 +254,7 @@ def test_ablated_positions_are_those_of_the_weights(tmp_path, how):
     torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "own.pth")
     weights = parse_weights(str(tmp_path / "own.pth"))
     own = torch.load(tmp_path / "own.pth", weights_only=True)["pos_embed"]
-    model = vit.build(arch=SMALL, weights=weights, positions=how, positions_seed=7)
+    model = builders.build_vit(arch=SMALL, weights=weights, positions=how, positions_seed=7)
     assert torch.equal(model.net.pos_embed, ablate_positions(own, 1, how, seed=7))
     assert not torch.equal(model.net.pos_embed, own)
 
@@ -337,15 +342,15 @@ def test_a_second_token_has_the_name_it_is_given():
 )
 def test_unknown_names_get_suggestions(arch, says):
     with pytest.raises(ParameterError) as caught:
-        vit.build(arch=arch, weights=parse_weights("random"))
+        builders.build_vit(arch=arch, weights=parse_weights("random"))
     assert says in str(caught.value)
 
 
 def test_networks_of_another_family_are_refused():
     for build, arch in (
-        (vit.build, "test_resnet.r160_in1k"),
-        (vit.build, "deit_tiny_distilled_patch16_224.fb_in1k"),
-        (resnet.build, SMALL),
+        (builders.build_vit, "test_resnet.r160_in1k"),
+        (builders.build_vit, "deit_tiny_distilled_patch16_224.fb_in1k"),
+        (builders.build_resnet, SMALL),
         (deit.build, "test_efficientnet.r160_in1k"),
     ):
         with pytest.raises(CapabilityError, match="does not wrap"):
@@ -393,10 +398,10 @@ def test_views_that_cannot_be_said_are_refused():
 
 
 def test_the_card_of_a_headless_backbone():
-    model = vit.build(arch="vit_tiny_patch16_224.augreg_in21k", weights=parse_weights("random"))
+    model = builders.build_vit(arch="vit_tiny_patch16_224.augreg_in21k", weights=parse_weights("random"))
     assert (model.info.label_space, model.info.num_classes) == (None, 21843)
     assert model.info.view == View(resize=248, crop=224, interpolation="bicubic")
-    small = dino.build(arch="vit_small_patch16_224.dino", weights=parse_weights("random"))
+    small = builders.build_dino(arch="vit_small_patch16_224.dino", weights=parse_weights("random"))
     assert (small.info.heads, small.info.num_classes, small.info.label_space) == ((), None, None)
     assert small.info.mean == (0.485, 0.456, 0.406)
     with pytest.raises(CapabilityError, match="gives no logits"):
@@ -415,7 +420,7 @@ def real_file():
 
 
 def test_real_weights_give_timms_logits(real_file):
-    model = vit.build(arch=TINY, weights=parse_weights(str(real_file)))
+    model = builders.build_vit(arch=TINY, weights=parse_weights(str(real_file)))
     net = timm.create_model(TINY).eval()
     net.load_state_dict({name: value.float() for name, value in load_file(real_file).items()})
     images = torch.rand(2, 3, 224, 224)
@@ -431,7 +436,7 @@ def test_real_weights_know_real_photographs(real_file):
         pytest.skip("the labelled photographs are not here")
     with (folder / "labels.csv").open(newline="") as file:
         chosen = list(csv.DictReader(file))[:30]
-    model = vit.build(arch=TINY, weights=parse_weights(str(real_file)))
+    model = builders.build_vit(arch=TINY, weights=parse_weights(str(real_file)))
     view, correct = model.info.view, 0
     for row in chosen:
         with Image.open(folder / row["file"]) as image:

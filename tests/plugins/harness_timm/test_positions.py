@@ -1,7 +1,5 @@
 """Position embeddings of every family that has some: another input size, ablations, and where they are refused."""
 
-import importlib
-
 import pytest
 import timm
 import torch
@@ -10,6 +8,7 @@ from harness.backbones.positions import ablate_positions, resample_map, resample
 from harness.errors import CapabilityError
 from harness.types import OutputSpec
 from harness.weights import parse_weights
+from harness_timm import any_model, builders, deit
 
 FAMILIES = {
     "vit": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "pos_embed", 1),
@@ -27,7 +26,9 @@ LARGER = 288
 
 
 def build(family, weights, **params):
-    return importlib.import_module(f"harness_timm.{family}").build(arch=FAMILIES[family][0], weights=weights, **params)
+    own = {"deit": deit.build, "any_model": any_model.build}
+    build = own[family] if family in own else getattr(builders, f"build_{family}")
+    return build(arch=FAMILIES[family][0], weights=weights, **params)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,5 @@ def test_where_places_are_known_in_other_ways_they_cannot_be_taken_away(checkpoi
 
 @pytest.mark.parametrize("arch", ["volo_d1_224.sail_in1k", "swin_tiny_patch4_window7_224.ms_in1k", "resnet18.a1_in1k"])
 def test_networks_of_other_kinds_have_none_that_are_known_of(arch):
-    any_model = importlib.import_module("harness_timm.any_model")
     with torch.device("meta"), pytest.raises(CapabilityError, match="no position embedding of its patches"):
         any_model.build(arch=arch, weights=parse_weights("random"), positions="shuffle")
