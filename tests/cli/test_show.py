@@ -11,8 +11,9 @@ from PIL import Image
 from harness.types import KINDS
 
 
-def test_everything_that_is_listed_can_be_shown(harness):
-    for line in harness("list", "--json").json:
+def show_all(harness, wanted):
+    lines = [line for line in harness("list", "--json").json if wanted(line["kind"])]
+    for line in lines:
         shown = harness("show", line["kind"], line["name"], "--json")
         assert shown.code == 0, shown.err
         assert shown.json["kind"] == line["kind"]
@@ -20,6 +21,16 @@ def test_everything_that_is_listed_can_be_shown(harness):
         text = harness("show", line["kind"], line["name"])
         assert text.code == 0
         assert text.out.startswith(f"{line['kind']} ")
+    return len(lines)
+
+
+def test_everything_that_is_listed_can_be_shown(harness):
+    assert show_all(harness, lambda kind: kind != "model") > 90
+
+
+@pytest.mark.slow
+def test_every_model_that_is_listed_can_be_shown(harness):
+    assert show_all(harness, lambda kind: kind == "model") > 140
 
 
 def test_model_preset(harness):

@@ -342,7 +342,7 @@ def test_a_fresh_process_gives_up_within_ten_seconds_and_imports_no_timm(faulty_
         "import sys\n"
         "from harness.errors import WeightsError\n"
         "from harness.weights import parse_weights\n"
-        "from harness_timm.vit import build\n"
+        "from harness_timm.builders import build_vit as build\n"
         "try:\n"
         f"    build(arch={TAG!r}, weights=parse_weights('pretrained'))\n"
         "except WeightsError as error:\n"
