@@ -18,8 +18,8 @@ from harness.weights import WeightsChoice
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.catalog import Resolved
     from harness.protocols import Model
+    from harness.resolved import Resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

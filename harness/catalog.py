@@ -10,9 +10,10 @@ from harness.entries import DatasetEntry, Entry, ModelEntry, PerturbationEntry
 from harness.errors import HarnessError, ParameterError, PluginError, RegistryError
 from harness.grammar import Selector, is_glob, match_glob, parse_selector, split_name
 from harness.naming import did_you_mean, plural, suggest
-from harness.params import canonical, describe, identity
+from harness.params import canonical, describe, differing, identity
 from harness.preset_checks import check_preset, coerce_params, entry_claims, offers_for, required_params
 from harness.registry import Preset, load_registry
+from harness.resolved import Resolved
 from harness.targets import load_target, missing_packages
 from harness.types import KINDS, Capability, ResolvedRef, View
 
@@ -55,64 +56,6 @@ class Expansion:
 
     text: str
     from_glob: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
-    """One component as it was asked for, with every parameter, and the facts planning needs; nothing is imported.
-
-    ``params`` is an instance of ``entry.params``. ``levels`` is None where none were asked for. ``view``,
-    ``label_space``, ``capabilities`` are those of the preset where it refines its entry. ``tag`` names the pretrained
-    weights: their address, ``weights_url`` (with ``weights_sha256`` where their digest is known), or the value of the
-    entry's ``tag_param``; None where there are none, or they are embedded.
-    """
-
-    kind: Kind
-    name: str
-    entry: Entry
-    plugin: str
-    ref: ResolvedRef
-    params: Any
-    preset: Preset | None = None
-    levels: tuple[float, ...] | None = None
-    view: View | None = None
-    label_space: str | None = None
-    capabilities: frozenset[Capability] = frozenset()
-    tag: str | None = None
-    architecture: str | None = None
-    """The value of the entry's ``tag_param``, whatever the weights are."""
-    weights_url: str | None = None
-    weights_sha256: str | None = None
-
-    @property
-    def is_preset(self) -> bool:
-        """Whether it is a preset with no other parameters than the preset's own."""
-        return self.preset is not None and self.ref.params == canonical(
-            coerce_params(self.entry.params, self.preset.params, "")
-        )
-
-    @property
-    def published_top1(self) -> float | None:
-        """Percent of ImageNet-1k's validation images that the preset, as it stands, is published to get right."""
-        return self.preset.published_top1 if self.preset is not None and self.is_preset else None
-
-    @property
-    def published_view(self) -> View | None:
-        """The view in which :attr:`published_top1` was measured."""
-        return self.view if self.preset is None else self.preset.published_view or self.view
-
-    @property
-    def embedded(self) -> str | None:
-        """What names embedded weights; None where the weights are others, or there are none."""
-        entry = self.entry
-        if not isinstance(entry, ModelEntry) or entry.weights_params:
-            return None
-        return entry.embedded_name
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The parameters as keyword arguments of the entry's target."""
-        return {f.name: getattr(self.params, f.name) for f in fields(self.params)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -261,12 +204,8 @@ class Catalog:
         named = self._find(kind, selector)
         offer, preset = self._offer(named), named.preset
         entry = offer.entry
-        given = {
-            **(preset.params if preset else {}),
-            **_tag_of(named, selector),
-            **selector.params,
-            **(overrides or {}),
-        }
+        own = {**(preset.params if preset else {}), **_tag_of(named, selector)}
+        given = {**own, **selector.params, **(overrides or {})}
         where = f"{kind} {named.name}" + (f" ({preset.source})" if preset else "")
         params = coerce_params(entry.params, given, where)
         name = f"{offer.plugin}:{named.name}" if named.is_qualified else named.name
@@ -282,6 +221,7 @@ class Catalog:
                 version=entry.version,
                 params=canonical(params),
                 identity=identity(params),
+                given=None if preset is None and named.tag is None else _beside(own, given, entry, params),
             ),
             params=params,
             preset=preset,
@@ -490,6 +430,15 @@ def _qualifier(named: _Named, holders: list[_Named]) -> str:
     """The first of its qualifiers that no other holder of the name answers to."""
     others = {word for other in holders if other is not named for word in other.qualifiers}
     return next((word for word in named.qualifiers if word not in others), named.qualifiers[-1])
+
+
+def _beside(
+    own: Mapping[str, object], given: Mapping[str, object], entry: Entry, params: Any
+) -> Mapping[str, JSONValue]:
+    """The parameters that ``own``, those that the name says, have otherwise, or do not settle."""
+    open_ones = {name: given[name] for name in required_params(entry.params) if name not in own}
+    alone = coerce_params(entry.params, {**own, **open_ones}, "")
+    return {name: value for name, value in identity(params).items() if name in open_ones} | differing(params, alone)
 
 
 def _tag_of(named: _Named, selector: Selector) -> dict[str, str]:

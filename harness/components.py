@@ -20,7 +20,8 @@ from harness.url_weights import address_fault
 from harness.weights import WeightsChoice, identify
 
 if TYPE_CHECKING:
-    from harness.catalog import Catalog, Resolved
+    from harness.catalog import Catalog
+    from harness.resolved import Resolved
 
 AnyPerturbation = Perturbation | ModelPerturbation
 AttackTarget = Literal["head", "probe"]
@@ -143,7 +144,10 @@ def model_component(catalog: Catalog, item: object, weights: WeightsChoice) -> M
         )
     info = item.info
     return ModelComponent(
-        ref=_instance_ref("model", info.name, 1, _acts_inside(info), use=f"instance:{info.family}"),
+        # What a caller's model is like inside belongs to its key, and not to its name.
+        ref=dataclasses.replace(
+            _instance_ref("model", info.name, 1, _acts_inside(info), use=f"instance:{info.family}"), given={}
+        ),
         weights=info.weights,
         view=info.view,
         label_space=info.label_space,

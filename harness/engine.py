@@ -22,6 +22,7 @@ from harness.forward import Forward, choose_device
 from harness.loader import BatchSize
 from harness.options import Counters, RunOptions
 from harness.outcome_files import write_outcomes
+from harness.planning import describe_ref
 from harness.progress import NoProgress, Progress
 from harness.support import Preparation
 from harness.types import Cell, Measurement, ModelInfo, ResultRecord, digest
@@ -141,12 +142,14 @@ class _Runner:
         if self._resident is None or self._resident[0] != identity:
             self._resident = None
             weights = f"{component.weights.origin} weights" if component.learned else "no weights"
-            self.progress.note(f"{component.ref.name}: loading ({weights})")
+            self.progress.note(f"{describe_ref(component.ref)}: loading ({weights})")
             model = component.build().to(self.device)
             _check_facts(component, model.info)
             if initial := model.info.weights.initial:
                 shown = ", ".join(initial[:8]) + (f" and {len(initial) - 8} more" if len(initial) > 8 else "")
-                self.progress.note(f"warning: {component.ref.name}: not in its weights, so at initial values: {shown}")
+                self.progress.note(
+                    f"warning: {describe_ref(component.ref)}: not in its weights, so at initial values: {shown}"
+                )
             self._resident = identity, model
         return self._resident[1]
 
@@ -376,7 +379,7 @@ class _LiveStates(Mapping[str, "Mapping[str, npt.NDArray[Any]]"]):
 
 def _title(walk: Pass) -> str:
     cells = f"{len(walk.cells)} cell{'s' if len(walk.cells) > 1 else ''}"
-    return f"{walk.model.ref.name} on {walk.dataset.ref.name} ({cells})"
+    return f"{describe_ref(walk.model.ref)} on {walk.dataset.ref.name} ({cells})"
 
 
 @contextmanager

@@ -126,6 +126,15 @@ def identity(params: Any) -> dict[str, JSONValue]:
     }
 
 
+def differing(params: Any, other: Any) -> dict[str, JSONValue]:
+    """The parameters of an instance that another of the schema has otherwise, but for those that merely locate."""
+    return {
+        f.name: _plain(getattr(params, f.name))
+        for f in dataclasses.fields(params)
+        if not _meta(f).locates and getattr(params, f.name) != getattr(other, f.name)
+    }
+
+
 def describe(schema: type) -> list[ParamInfo]:
     """The parameters of ``schema`` for help texts: those that must be given first, then in order of declaration."""
     hints = typing.get_type_hints(schema)

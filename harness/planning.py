@@ -260,6 +260,6 @@ def union(specs: Iterable[OutputSpec]) -> OutputSpec:
 
 
 def describe_ref(ref: ResolvedRef) -> str:
-    """A reference as people type it: the name and the parameters that are not their defaults."""
-    extra = ":".join(parameter_text(name, value) for name, value in sorted(ref.identity.items()))
+    """A reference as people type it: the name, and the parameters that neither it nor their defaults say."""
+    extra = ":".join(parameter_text(name, value) for name, value in sorted(ref.beside_name.items()))
     return ref.name if not extra else f"{ref.name}:{extra}"

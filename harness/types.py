@@ -472,7 +472,8 @@ class ResolvedRef:
 
     ``params`` is complete; ``identity`` leaves out what equals its introduction default and what only says where
     things lie, so that naming a default or moving a folder makes no new record.
-    ``injected`` holds, per parameter that names another model, that model's ref and weights identity.
+    ``injected`` holds, per parameter that names another model, that model's ref and weights identity. ``given``: of a
+    preset, whose name says its own parameters, those that were given others beside it; None for an entry's own name.
     """
 
     kind: Kind
@@ -482,6 +483,12 @@ class ResolvedRef:
     params: Mapping[str, JSONValue] = field(default_factory=dict)
     identity: Mapping[str, JSONValue] = field(default_factory=dict)
     injected: Mapping[str, tuple[ResolvedRef, str]] = field(default_factory=dict)
+    given: Mapping[str, JSONValue] | None = None
+
+    @property
+    def beside_name(self) -> Mapping[str, JSONValue]:
+        """The parameters that the name alone does not say."""
+        return self.identity if self.given is None else self.given
 
     @property
     def key(self) -> Mapping[str, JSONValue]:
@@ -623,6 +630,7 @@ class Cell:
                     "version": ref.version,
                     "params": ref.params,
                     **({"identity": ref.identity} if ref.identity else {}),
+                    **({"given": ref.given} if ref.given else {}),
                     "fingerprint": ref.fingerprint[:16],
                 }
                 for role, ref in refs.items()

@@ -41,7 +41,7 @@ class Failure:
 def failure_of(item: PlannedCell, error: Exception) -> Failure:
     """``error`` as the reason why ``item`` has no record."""
     parts = item.cell
-    names = [parts.model.name, f"{parts.dataset.ref.name}/{parts.dataset.split}"]
+    names = [describe_ref(parts.model), f"{parts.dataset.ref.name}/{parts.dataset.split}"]
     names += [_at(parts.perturbation, parts.level), describe_ref(parts.probe)]
     if parts.support is not None and item.support is not None and not item.support.is_clean:
         names.append(f"support {_at(parts.support, parts.support_level)}")

@@ -20,7 +20,8 @@ from harness.types import KINDS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.catalog import Catalog, CatalogRow, Resolved
+    from harness.catalog import Catalog, CatalogRow
+    from harness.resolved import Resolved
     from harness.testing import CheckOutcome
     from harness.types import JSONValue, Kind
 

@@ -14,7 +14,8 @@ from harness.errors import HarnessError, WeightsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.catalog import Catalog, Resolved
+    from harness.catalog import Catalog
+    from harness.resolved import Resolved
     from harness.types import JSONValue
 
 

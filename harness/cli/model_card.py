@@ -9,7 +9,7 @@ from harness.errors import MissingDependencyError, PluginError, WeightsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness.catalog import Resolved
+    from harness.resolved import Resolved
     from harness.types import JSONValue, ModelInfo
 
 _UNKNOWN = ("parameters", "macs", "input", "view", "patch_size", "blocks", "tokens", "embed_dim", "heads")

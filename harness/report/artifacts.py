@@ -162,7 +162,7 @@ def _facts(
         "dataset": describe_ref(cell.dataset.ref),
         "split": cell.dataset.split,
         "limit": cell.dataset.limit,
-        "model": cell.model.name,
+        "model": describe_ref(cell.model),
         "weights": cell.weights.identity,
         "untrained": record.untrained,
         "view": cell.view.text,

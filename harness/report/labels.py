@@ -32,8 +32,8 @@ class Labels:
     def component(self, cell: Mapping[str, Any], role: str) -> str:
         """The name, then what makes it another than the name alone says.
 
-        Of perturbations and datasets these are the parameters that are not their defaults; of others, and of presets,
-        whose name says them, those that other records of the name have otherwise; see :func:`_texts`.
+        Of models, perturbations and datasets these are the parameters that are not their defaults, or not those of the
+        preset that is named; of others those that other records of the name have otherwise; see :func:`_texts`.
         """
         place, variant = _place(cell, role)
         variants, said = self._variants.get(place, {}), self._said.get(place, {})
@@ -69,16 +69,17 @@ class Labels:
         return f"{text} (support under {self.support(cell)})" if perturbed else text
 
 
-_SAYING = ("perturbation", "dataset")
+_SAYING = ("model", "perturbation", "dataset")
 """Roles whose parameters are part of what was measured, and are said whether or not others differ in them."""
 
 
 def _said(place: tuple[str, str], component: Mapping[str, Any]) -> str | None:
-    """Name and parameters that are not defaults; None for other roles, and for presets, whose name says them."""
+    """Name and the parameters that it does not say by itself; None for other roles."""
     role, name = place
-    if role not in _SAYING or name != component.get("use"):
+    if role not in _SAYING:
         return None
-    return ":".join([name, *(parameter_text(key, value) for key, value in component.get("identity", {}).items())])
+    beside = component.get("identity" if name == component.get("use") else "given", {})
+    return ":".join([name, *(parameter_text(key, value) for key, value in beside.items())])
 
 
 def _texts(name: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -24,7 +24,7 @@ def plan_tables(plan: RunPlan, recorded: Collection[str] = ()) -> list[Table]:
     rows = tuple((*row[:4], ",".join(filter(None, levels)), *row[4:]) for row, levels in sweeps.items())
     passes = tuple(
         (
-            walk.model.ref.name,
+            describe_ref(walk.model.ref),
             walk.model.weights.identity.split(":")[0],
             f"{walk.dataset.ref.name}/{walk.split}",
             walk.view.text,
@@ -64,7 +64,7 @@ def _row(cell: Cell, *, is_control: bool) -> tuple[str, ...]:
     elif is_control and cell.weights.untrained:
         note += ": random weights"
     return (
-        cell.model.name,
+        describe_ref(cell.model),
         f"{cell.dataset.ref.name}/{cell.dataset.split}",
         describe_ref(cell.probe),
         describe_ref(cell.perturbation),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.entries import ModelEntry
 from harness.hookspecs import hookimpl
+from harness.model_params import STAGED
 from harness.types import Capability, View
 from harness_mini.cards import shipped_digest
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 VIEW = View(crop=56)
 
 _EVERYTHING = frozenset(Capability)
-_CONVOLUTIONAL = _EVERYTHING - {Capability.CLASS_TOKEN, Capability.ATTENTION}
 _AGGREGATING = _EVERYTHING - {Capability.CLASS_TOKEN}
 
 _MODELS = (
@@ -25,8 +25,8 @@ _MODELS = (
     ("deit_mini", _EVERYTHING, "vit_mini with a distillation token, taught by cnn_mini"),
     ("deit_mini_shape", _EVERYTHING, "vit_mini with a shape token, taught by cnn_mini_sin on natural shapes"),
     ("dino_mini", _EVERYTHING - {Capability.LOGITS}, "vit_mini without a head, self-distilled without labels"),
-    ("cnn_mini", _CONVOLUTIONAL, "residual network of four stages"),
-    ("cnn_mini_sin", _CONVOLUTIONAL, "cnn_mini trained on stylized shapes"),
+    ("cnn_mini", STAGED, "residual network of four stages"),
+    ("cnn_mini_sin", STAGED, "cnn_mini trained on stylized shapes"),
     ("patchconv_mini", _AGGREGATING, "PatchConvNet: 8 blocks and one attention-pooling token"),
     ("patchconv_mini_multi", _AGGREGATING - {Capability.POOLED}, "patchconv_mini with a pooling token per class"),
 )

@@ -53,7 +53,7 @@ def attacked(data: Path, *, images: int | None = None) -> dict[str, dict[str, Me
     }
     for name, model, weights in (
         ("vit_ti16", "vit_ti16", str(data / VIT)),
-        ("squeezenet1_1", squeezenet(data), "pretrained"),
+        ("squeezenet1_1", "squeezenet1_1", str(data / SQUEEZENET / "squeezenet1_1.npz")),
     ):
         result = harness.run(model=model, weights=weights, perturb=list(ATTACKS), **common)
         assert result.failures == (), result.failures
