@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.manager import HarnessManager, PluginFailure
     from harness.protocols import Outcomes
     from harness.report.artifacts import Artifacts
+    from harness.report.exhibits import WrittenExhibit
     from harness.report.tables import Table
     from harness.walk import Failure
 
@@ -89,7 +90,8 @@ class RunResult:
     ``records`` hold every cell that has a number or a reason why it has none, ``reused`` of them from before.
     ``failures`` are cells without a record. ``path`` is the output folder, with outcomes per image. ``headlines`` gives
     the metric that stands for a probe, ``levels`` the strength axis of a perturbation, each by name. ``artifacts`` are
-    the curves written into an ``out`` that was named, None without a sweep. ``controls`` gives the keys of a record's
+    the curves written into an ``out`` that was named, None without a sweep, and ``exhibits`` what probes show beside
+    their numbers, there too. ``controls`` gives the keys of a record's
     negative controls by its key and their name; ``control_keys`` those of records that are there as controls only.
     ``warnings``: clean accuracies that cannot be the published ones of those weights, in words.
     """
@@ -103,6 +105,7 @@ class RunResult:
     headlines: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, LevelSpec] = field(default_factory=dict)
     artifacts: Artifacts | None = None
+    exhibits: tuple[WrittenExhibit, ...] = ()
     controls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     control_keys: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
@@ -333,6 +336,7 @@ def run_asked(
             bench, store.folder, [by_key[c.key] for c in part.asked if c.key in by_key], progress
         )
         artifacts = None if folder is not None else _write_artifacts(store.folder, whole, by_key.values(), progress)
+        exhibits = () if folder is not None else _write_exhibits(store.folder, whole, by_key.values(), progress)
     result = RunResult(
         records=tuple(by_key[cell.key] for cell in part.cells if cell.key in by_key),
         summaries=tuple(summaries),
@@ -343,6 +347,7 @@ def run_asked(
         headlines=part.headlines,
         levels=part.levels,
         artifacts=artifacts,
+        exhibits=exhibits,
         controls=part.controls,
         control_keys=part.control_keys,
         warnings=tuple(accuracy_warnings(part.passes, by_key)),
@@ -363,6 +368,21 @@ def _write_artifacts(
     except Exception as error:  # noqa: BLE001 - the records are written, and worth more than pictures of them
         progress.note(f"warning: the curves in {folder / ARTIFACTS} could not be written: {error}")
         return None
+
+
+def _write_exhibits(
+    folder: Path, plan: RunPlan, records: Iterable[ResultRecord], progress: Progress
+) -> tuple[WrittenExhibit, ...]:
+    """What the probes of the whole plan show; what goes wrong costs nobody the records."""
+    if not plan.exhibits:
+        return ()
+    from harness.report.exhibits import write_exhibits
+
+    made = tuple(write_exhibits(folder, plan.asked, tuple(records), plan.exhibits))
+    for exhibit in made:
+        if exhibit.problem is not None:
+            progress.note(f"warning: what {exhibit.probe} shows could not be drawn: {exhibit.problem}")
+    return made
 
 
 def _report(failures: Sequence[PluginFailure], progress: Progress) -> None:
@@ -419,11 +439,17 @@ def _is_about(summary: SummaryRecord, keys: set[str], perturbed: set[str], besid
 
 
 def _without_outcomes(store: RecordStore) -> frozenset[str]:
-    """Records whose outcomes per image somebody removed: nothing could be summarised or compared from them."""
+    """Records whose outcomes or arrays somebody removed: nothing could be summarised, compared or drawn from them."""
+    from harness.array_files import array_path
     from harness.outcome_files import outcome_path
 
-    answered = (record.key for record in store.records() if record.not_applicable is None)
-    return frozenset(key for key in answered if not outcome_path(store.folder, key).is_file())
+    lost = set()
+    for record in store.records():
+        needed = [] if record.not_applicable is not None else [outcome_path(store.folder, record.key)]
+        needed += [array_path(store.folder, record.key)] if "arrays" in record.environment else []
+        if not all(path.is_file() for path in needed):
+            lost.add(record.key)
+    return frozenset(lost)
 
 
 def _summary_entries(bench: Workbench) -> list[SummaryEntry]:

@@ -14,6 +14,7 @@ from harness.errors import CapabilityError, ParameterError, PluginError, UsageEr
 from harness.grammar import parse_selector
 from harness.label_maps import find_label_map, mapped_from
 from harness.protocols import Dataset, Model, ModelPerturbation, Perturbation, Probe
+from harness.targets import load_exhibit
 from harness.token_ensemble import TokenEnsemble
 from harness.types import Capability, JSONValue, LevelSpec, ModelInfo, ResolvedRef, Stage, View, WeightsInfo
 from harness.url_weights import address_fault
@@ -21,6 +22,7 @@ from harness.weights import WeightsChoice, identify
 
 if TYPE_CHECKING:
     from harness.catalog import Catalog
+    from harness.exhibits import MakeExhibit
     from harness.resolved import Resolved
 
 AnyPerturbation = Perturbation | ModelPerturbation
@@ -94,6 +96,15 @@ class ProbeComponent:
     build: Callable[[], Probe]
     features_param: str | None = None
     maps_labels: bool = False
+    reference: bool = False
+    of_model: bool = False
+    draw: Callable[[], MakeExhibit] | None = None
+    """Gives what draws its exhibit; None for a probe that has none."""
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether it is fitted on features of images: of support images, or of those it will be asked about."""
+        return self.learns or self.reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +369,9 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
             build=lambda: cast("Probe", catalog.instantiate(resolved)),
             features_param=entry.features_param,
             maps_labels=entry.maps_labels,
+            reference=entry.reference,
+            of_model=entry.of_model,
+            draw=None if entry.exhibit is None else lambda: cast("MakeExhibit", load_exhibit(entry)),
         )
     if not isinstance(item, Probe):
         raise UsageError(
@@ -375,6 +389,8 @@ def probe_component(catalog: Catalog, item: object) -> ProbeComponent:
         headline=info.headline,
         build=lambda: instance,
         maps_labels=info.maps_labels,
+        reference=info.reference,
+        of_model=info.of_model,
     )
 
 

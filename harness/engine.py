@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from harness import checkpoints
+from harness.array_files import write_arrays
 from harness.checkpoints import Checkpoint
 from harness.environment import environment_block
 from harness.errors import CapabilityError, DataError, WeightsError
@@ -24,6 +25,7 @@ from harness.options import Counters, RunOptions
 from harness.outcome_files import write_outcomes
 from harness.planning import describe_ref
 from harness.progress import NoProgress, Progress
+from harness.protocols import HasArrays
 from harness.support import Preparation
 from harness.types import Cell, Measurement, ModelInfo, ResultRecord, digest
 from harness.walk import Failure, Walk, failure_of
@@ -246,7 +248,11 @@ class _Runner:
             if run is None:
                 continue
             try:
-                record = self._finish(item, run, total, environment)
+                arrays = run.probe.arrays() if isinstance(run.probe, HasArrays) else {}
+                block = {**environment, **({"arrays": sorted(arrays)} if arrays else {})}
+                record = self._finish(item, run, total, block)
+                if arrays:
+                    write_arrays(self.store.folder, item.key, arrays, cell=_said(item.cell))
                 write_outcomes(
                     self.store.folder,
                     item.key,
@@ -264,7 +270,7 @@ class _Runner:
     @staticmethod
     def _finish(item: PlannedCell, run: CellRun, wanted: int, environment: Mapping[str, Any]) -> ResultRecord:
         seen = len(run.probe.outcomes().positions)
-        if seen == 0:
+        if seen == 0 and not item.probe.of_model:
             raise DataError("not one image could be read")
         rows = run.result()
         if seen < wanted:
@@ -276,6 +282,18 @@ class _Runner:
         return ResultRecord(
             key=item.key, cell=item.cell.as_dict(), measurements=tuple(rows), environment=dict(environment)
         )
+
+
+def _said(cell: Cell) -> dict[str, str | float | None]:
+    """A cell in the few words that tell a person whose a file of arrays is."""
+    return {
+        "model": describe_ref(cell.model),
+        "dataset": describe_ref(cell.dataset.ref),
+        "perturbation": describe_ref(cell.perturbation),
+        "level": cell.level,
+        "seed": cell.seeds.perturb,
+        "probe": describe_ref(cell.probe),
+    }
 
 
 def _walk_here(walk: Pass, device: torch.device) -> str:

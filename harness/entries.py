@@ -140,7 +140,9 @@ class ProbeEntry(Entry):
     (:func:`harness.label_maps.find_label_map`); a probe that does not say so is asked only where they are equal.
     ``headline`` is the metric that tables show first. ``features_param`` names the parameter that holds a token
     ensemble (:class:`~harness.token_ensemble.TokenEnsemble`): what an ensemble other than the default needs of the
-    model then stands in place of ``needs``.
+    model then stands in place of ``needs``. ``reference`` and ``of_model`` are those of
+    :class:`~harness.protocols.ProbeInfo`. ``exhibit``: ``package.module:function`` that draws what was found, from
+    :class:`~harness.exhibits.Finding` objects to an :class:`~harness.exhibits.Exhibit`.
     """
 
     kind: ClassVar[Kind] = "probe"
@@ -153,6 +155,9 @@ class ProbeEntry(Entry):
     headline: str = "accuracy"
     features_param: str | None = None
     maps_labels: bool = False
+    reference: bool = False
+    of_model: bool = False
+    exhibit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from harness.components import (
 )
 from harness.control_cells import Baselines, control_cells
 from harness.errors import CapabilityError, DataError, UsageError, WeightsError
+from harness.no_images import NoImages
 from harness.planning import GridRequest, Pass, PlannedCell, RunPlan
 from harness.sampling import limit_count
 from harness.types import Cell, DatasetRef, JSONValue, Seeds, View, digest
@@ -58,13 +59,15 @@ def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[Su
     ):
         _refuse_namesakes(items, refs)
     clean = perturbation_component(catalog, CLEAN)
+    nothing = dataset_component(catalog, NoImages())
     grid = _Grid()
     for model in models:
         for dataset in datasets:
             for probe in probes:
-                sweep = _with_clean(perturbations, clean, summaries)
-                for item in _cells(request, model, dataset, sweep, supports, probe):
-                    grid.add(item, model, dataset)
+                sweep = perturbations if probe.of_model else _with_clean(perturbations, clean, summaries)
+                place = nothing if probe.of_model else dataset
+                for item in _cells(request, model, place, sweep, supports, probe, clean):
+                    grid.add(item, model, place)
     asked = frozenset(grid.order)
     controls = _add_controls(grid, Baselines.of(catalog, request.probes, probes)) if request.controls else {}
     beside: dict[str, dict[str, str]] = {}
@@ -77,6 +80,7 @@ def build_plan(catalog: Catalog, request: GridRequest, *, summaries: Sequence[Su
         cells=tuple(grid.order.values()),
         passes=tuple(_passes(grid.planned.values(), grid.places, clean, tolerant=request.tolerant)),
         headlines={probe.ref.name: probe.headline for probe in probes},
+        exhibits={probe.ref.fingerprint: probe.draw for probe in probes if probe.draw is not None},
         controls=controls,
         control_keys=frozenset(grid.order) - asked,
         baselines=beside,
@@ -161,10 +165,12 @@ def _cells(
     perturbations: Sequence[PerturbationComponent],
     supports: Sequence[PerturbationComponent],
     probe: ProbeComponent,
+    clean: PerturbationComponent,
 ) -> Iterable[PlannedCell]:
     info = dataset.dataset.info
-    view = _view(request.view, model, info)
-    split = request.split or (info.query_split if probe.learns else info.whole_split)
+    # What is measured of the model itself has nothing to do with how images become pixels.
+    view = model.view if probe.of_model else _view(request.view, model, info)
+    split = info.whole_split if probe.of_model else request.split or _split(info, probe)
     if split not in info.splits:
         raise DataError(f"dataset {info.name} has no split {split!r}", hint=f"its splits are {', '.join(info.splits)}")
     ref = DatasetRef(
@@ -175,7 +181,7 @@ def _cells(
         num_classes=_num_choices(dataset.dataset, probe),
         limit=limit_count(request.limit, len(dataset.dataset.index(split))),
     )
-    for support, support_level in _support_levels(supports, probe):
+    for support, support_level in _support_levels(supports, probe, clean):
         for perturbation in perturbations:
             reason = _refusal(request, model, perturbation, support, probe, dataset, split)
             for seed in request.seeds if perturbation.stochastic else (None,):
@@ -195,7 +201,7 @@ def _cells(
                         ),
                         support=support.ref if support else None,
                         support_level=support_level,
-                        support_split=info.support_split if probe.learns else None,
+                        support_split=split if probe.reference else info.support_split if probe.learns else None,
                         precision=request.precision,
                         label_map=used_label_map(model, perturbation, probe, info.label_space),
                         not_applicable=reason,
@@ -211,9 +217,15 @@ def _num_choices(dataset: Dataset, probe: ProbeComponent) -> int:
     return len(info.classes)
 
 
+def _split(info: DatasetInfo, probe: ProbeComponent) -> str:
+    return info.query_split if probe.learns else info.whole_split
+
+
 def _support_levels(
-    supports: Sequence[PerturbationComponent], probe: ProbeComponent
+    supports: Sequence[PerturbationComponent], probe: ProbeComponent, clean: PerturbationComponent
 ) -> Iterable[tuple[PerturbationComponent | None, float | None]]:
+    if probe.reference:
+        return [(clean, None)]
     if not probe.learns:
         return [(None, None)]
     return [(support, level) for support in supports for level in support.levels]
@@ -232,6 +244,11 @@ def _refusal(
     info = dataset.dataset.info
     try:
         check_applies(model, perturbation, probe, info.label_space)
+        if probe.of_model and not perturbation.is_clean:
+            raise CapabilityError(
+                f"probe {probe.ref.name} measures the model itself, and no perturbation of images changes that",
+                hint="run it without --perturb",
+            )
         if support is not None:
             check_applies(model, support, probe, info.label_space)
         if probe.learns and info.support_split is None:

@@ -90,6 +90,8 @@ def take(batch: ImageBatch, part: slice) -> ImageBatch:
         ids=batch.ids[part],
         positions=batch.positions[part],
         masks=None if batch.masks is None else batch.masks[part],
+        regions=None if batch.regions is None else batch.regions[part],
+        taken=None if batch.taken is None else batch.taken[part],
         columns={name: column[part] for name, column in batch.columns.items()},
         realised={name: column[part] for name, column in batch.realised.items()},
     )

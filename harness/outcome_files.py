@@ -160,6 +160,12 @@ def read_outcomes(folder: Path, key: str) -> StoredOutcomes:
         )
 
 
+def read_ids(folder: Path, key: str) -> Ids:
+    """The ids of the images of the cell ``key``, in order of position. Raises as :func:`read_outcomes` does."""
+    with _opened(folder, key) as (file, raw):
+        return Ids(_first_ids(file, raw["images"]))
+
+
 def open_outcomes(folder: Path, key: str) -> Outcomes:
     """The outcomes of the cell ``key`` as :attr:`StoredOutcomes.with_realised` gives them, for many cells at a time.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -24,6 +24,8 @@ from harness.weights import WeightsChoice
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from harness.exhibits import MakeExhibit
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
@@ -167,6 +169,8 @@ class RunPlan:
     passes: tuple[Pass, ...]
     headlines: Mapping[str, str] = field(default_factory=dict)
     """The metric that tables show first, by probe name."""
+    exhibits: Mapping[str, Callable[[], MakeExhibit]] = field(default_factory=dict)
+    """What draws the exhibits of probes that have one, by the probe's fingerprint."""
     controls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The keys of a cell's negative controls, by the cell's key and the name of the control."""
     control_keys: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from harness.types import (
     FeatureSpec,
@@ -99,6 +99,18 @@ class SupportsIntervention(Protocol):
 
         ``ids`` are those of the batch that will be run inside the context. Raises
         :class:`~harness.errors.CapabilityError` for a site the model has not.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPatchFilters(Protocol):
+    """A model whose first layer is a linear map of squares of pixels: a patch embedding, a first convolution."""
+
+    def patch_filters(self) -> Tensor:
+        """(D, 3, P, P): the filter of each of D channels, over P x P normalised pixels.
+
+        Raises :class:`~harness.errors.CapabilityError` where the first layer is something else.
         """
         ...
 
@@ -233,6 +245,9 @@ class ProbeInfo:
     ``learns`` from support images; ``compares`` with the clean pass; ``needs_label_space``: reads the model's own
     head, so that model and dataset must share their labels; ``maps_labels``: or have a named map between them
     (:func:`harness.label_maps.find_label_map`), which it applies. ``headline`` is the metric that tables show first.
+    ``reference``: it is fitted, without labels, on clean features of the very images it will be asked about (a mean to
+    centre by); ``select_support`` then chooses among these. ``of_model``: it measures the model itself, not what it
+    makes of images: ``fit`` does all the work, and no image is shown.
     """
 
     name: str
@@ -240,6 +255,8 @@ class ProbeInfo:
     compares: bool = False
     needs_label_space: bool = False
     maps_labels: bool = False
+    reference: bool = False
+    of_model: bool = False
     headline: str = "accuracy"
     version: int = 1
     params: Mapping[str, JSONValue] = field(default_factory=dict)
@@ -248,6 +265,9 @@ class ProbeInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeContext:
     """What ``fit`` may know: the model's card, the dataset's classes, and the seed of the probe.
+
+    ``network``: the model itself, on ``device``, for probes that measure it or must know the sizes of its outputs;
+    ``precision`` is the one that the run asks it in.
 
     ``device``: where the model runs, for a fit that is long enough to be worth moving; None where that is not known.
     ``query_positions`` (N,) int64, rising, and ``query_labels`` (N,) int64: which images will be asked about, for
@@ -262,6 +282,8 @@ class ProbeContext:
     query_positions: npt.NDArray[np.int64] | None = None
     query_labels: npt.NDArray[np.int64] | None = None
     device: torch.device | None = None
+    network: Model | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 @runtime_checkable
@@ -348,6 +370,15 @@ class ProbeRun(Protocol):
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from what :meth:`state_dict` gave."""
+        ...
+
+
+@runtime_checkable
+class HasArrays(Protocol):
+    """A probe's run that has more to show than numbers: what its pictures are drawn from."""
+
+    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Arrays by name, as many whatever the number of images: means over images, and a few examples."""
         ...
 
 

@@ -128,8 +128,8 @@ class Preparation:
         """The learning cells, grouped by equal pixels of the support images; attacks on a probe come one by one."""
         groups: dict[str, list[PlannedCell]] = {}
         for cell in cells:
-            if cell.probe.learns and cell.support is not None and cell.support.target != "probe":
-                groups.setdefault(digest(self._pixel_key(cell)), []).append(cell)
+            if cell.probe.takes_features and cell.support is not None and cell.support.target != "probe":
+                groups.setdefault(digest([self._pixel_key(cell), _support_split(cell)]), []).append(cell)
         return list(groups.values())
 
     # --- perturbations
@@ -181,17 +181,13 @@ class Preparation:
         return self._injected[key]
 
     def _support_batches(self, limit: int | None = None) -> Iterator[ImageBatch]:
-        index = self.walk.dataset.dataset.index(self._support_split)
+        split = self.walk.dataset.dataset.info.support_split
+        assert split is not None, "perturbations are given support images only where there are any"
+        index = self.walk.dataset.dataset.index(split)
         positions = stratified(index, None if limit is None else min(limit, len(index)))
-        yield from (batch for _, batch in self._load(self._support_split, positions))
+        yield from (batch for _, batch in self._load(split, positions))
 
     # --- support features
-
-    @property
-    def _support_split(self) -> str:
-        split = self.walk.dataset.dataset.info.support_split
-        assert split is not None, "the plan refuses probes that learn where there is no support split"
-        return split
 
     def _pixel_key(self, cell: PlannedCell) -> dict[str, JSONValue]:
         parts = cell.cell
@@ -214,7 +210,7 @@ class Preparation:
             "model": self.walk.model.ref.key,
             "weights": self.walk.model.weights.identity,
             "view": self.walk.view.text,
-            "dataset": [info.fingerprint, info.support_split],
+            "dataset": [info.fingerprint, _support_split(cell)],
             "positions": hashlib.sha256(positions.tobytes()).hexdigest(),
             "spec": _spec_key(spec),
             **({"copies": COPIES} if cell.cell.control == "duplicated_features" else {}),
@@ -232,24 +228,28 @@ class Preparation:
         is_shuffled = cell.cell.control == "shuffled_labels"
         name = digest([cell.probe.ref.fingerprint, seed, is_shuffled])
         if name not in self._selected:
-            labels = self.walk.dataset.dataset.index(self._support_split).labels
+            labels = self.walk.dataset.dataset.index(_support_split(cell)).labels
+            # A reference is one of the images that are asked about: those that the limit leaves.
+            among = self.walk.positions() if cell.probe.reference else np.arange(len(labels))
+            labels = labels[among]
             orders = [shuffled(labels, p, seed) for p in range(PERMUTATIONS)] if is_shuffled else [labels]
             chosen = [np.asarray(probe.select_support(order, seed), dtype=np.int64) for order in orders]
-            positions = np.unique(np.concatenate(chosen))
-            self._check_disjoint(positions)
+            positions = among[np.unique(np.concatenate(chosen))]
+            if not cell.probe.reference:
+                self._check_disjoint(_support_split(cell), positions)
             self._selected[name] = positions
         return spec, self._selected[name]
 
-    def _check_disjoint(self, positions: npt.NDArray[np.int64]) -> None:
+    def _check_disjoint(self, split: str, positions: npt.NDArray[np.int64]) -> None:
         """Raise :class:`DataError` naming an image that would be both learned from and asked about."""
         dataset = self.walk.dataset.dataset
-        ids = dataset.index(self._support_split).ids
+        ids = dataset.index(split).ids
         support = {ids[int(position)] for position in positions}
         shared = next((name for name in dataset.index(self.walk.split).ids if name in support), None)
         if shared is not None:
             raise DataError(
                 f"dataset {dataset.info.name}: image {shared} lies in split {self.walk.split!r}, which is asked about, "
-                f"and in split {self._support_split!r}, which probes learn from",
+                f"and in split {split!r}, which probes learn from",
                 hint="ask about a split that shares no images with it, such as "
                 f"--split {dataset.info.query_split}, or repair the dataset",
             )
@@ -293,7 +293,8 @@ class Preparation:
                     rows[name] += int(inside.sum())
                 self.progress.advance(len(batch))
             unread = max(len(item.positions) - rows[name] for name, item in missing.items())
-            if unread:
+            # Of images that are asked about, those that cannot be read are left out there, too.
+            if unread and not cell.probe.reference:
                 # Not kept: once those images are repaired, the same key means the whole table.
                 raise DataError(
                     f"{unread} of the {len(wanted)} support images that probes chose cannot be read",
@@ -319,7 +320,7 @@ class Preparation:
             state, level = perturbation.begin(batch), cell.cell.support_level
             return forward_perturbed(self.forward, self.model, perturbation, batch, state, level, want)
 
-        for consumed, loaded in self._load(self._support_split, positions):
+        for consumed, loaded in self._load(_support_split(cell), positions):
             self.forward.counters.skipped_images += consumed - len(loaded)
             if len(loaded):
                 yield from as_memory_allows(
@@ -333,7 +334,7 @@ class Preparation:
         if component.target == "probe":
             target = probe_scores(self.model, self.probe(cell), self._fit_clean(cell))
         seed = cell.cell.seeds.support_perturb or 0
-        in_split = len(self.walk.dataset.dataset.index(self._support_split))
+        in_split = len(self.walk.dataset.dataset.index(_support_split(cell)))
         return self._prepare(component, seed, target, num_images=in_split)
 
     def _load(self, split: str, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, ImageBatch]]:
@@ -361,8 +362,12 @@ class Preparation:
             device=self.forward.device,
             query_positions=positions,
             query_labels=self.walk.dataset.dataset.index(self.walk.split).labels[positions],
+            network=self.model,
+            precision=self.walk.precision,
         )
-        if not cell.probe.learns:
+        if cell.probe.of_model:
+            self.progress.note(f"{self.walk.model.ref.name}: {cell.probe.ref.name} measures the model itself")
+        if not cell.probe.takes_features:
             return probe.fit(None, context)
         table = self._table(cell)
         if cell.cell.control == "shuffled_labels":
@@ -385,7 +390,9 @@ class Preparation:
 
         ``table`` holds those of every permutation, which lie at ``positions`` (N,) of the support split, rising.
         """
-        labels = shuffled(self.walk.dataset.dataset.index(self._support_split).labels, permutation, context.seed)
+        split = self.walk.dataset.dataset.info.support_split
+        assert split is not None, "only probes that learn have this control"
+        labels = shuffled(self.walk.dataset.dataset.index(split).labels, permutation, context.seed)
         chosen = np.unique(np.asarray(probe.select_support(labels, context.seed), dtype=np.int64))
         if len(chosen) == len(positions):
             return probe.fit(dataclasses.replace(table, y=labels[chosen]), context)
@@ -410,7 +417,7 @@ class Preparation:
         if name not in self._tables and (missing := self._missing([cell])):
             self._extract(cell, missing)
         x, found = self._tables[name].x, self._tables[name].positions
-        index = self.walk.dataset.dataset.index(self._support_split)
+        index = self.walk.dataset.dataset.index(_support_split(cell))
         return FeatureTable(x=x, y=index.labels[found], ids=Ids(index.ids[int(i)] for i in found), spec=spec)
 
 
@@ -431,6 +438,13 @@ def forward_perturbed(
         seen = perturbation.apply(batch, state, level)
         return seen, forward(model, seen.images, want)
     raise HarnessError(f"{type(perturbation).__name__} has neither apply nor around")
+
+
+def _support_split(cell: PlannedCell) -> str:
+    """The split whose images the cell's probe is fitted on."""
+    split = cell.cell.support_split
+    assert split is not None, "the plan refuses probes that learn where there is no support split"
+    return split
 
 
 def _union_of_positions(missing: Mapping[str, _Wanted]) -> npt.NDArray[np.int64]:

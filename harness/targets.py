@@ -13,7 +13,7 @@ from harness.naming import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.entries import Entry
+    from harness.entries import Entry, ProbeEntry
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "attacks": ("torchattacks",),
@@ -34,11 +34,22 @@ def load_target(entry: Entry) -> Callable[..., object]:
     Raises :class:`MissingDependencyError` where packages of an extra are missing, and :class:`PluginError` with the
     cause in one line for any other failure.
     """
+    return _load(entry, entry.target)
+
+
+def load_exhibit(entry: ProbeEntry) -> Callable[..., object]:
+    """Import what draws the exhibit of a probe that has one. Raises as :func:`load_target` does."""
+    if entry.exhibit is None:
+        raise PluginError(f"probe {entry.name} has no exhibit")
+    return _load(entry, entry.exhibit)
+
+
+def _load(entry: Entry, path: str) -> Callable[..., object]:
     where = f"{entry.kind} {entry.name}"
     if missing := missing_packages(entry.extra):
         assert entry.extra is not None
         raise MissingDependencyError(f"{where} needs {', '.join(missing)}, not installed", extra=entry.extra)
-    module_name, _, attribute = entry.target.partition(":")
+    module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
@@ -49,7 +60,7 @@ def load_target(entry: Entry) -> Callable[..., object]:
     if not callable(target):
         problem = "is not there" if target is None else f"is a {type(target).__name__}, which cannot be called"
         near = did_you_mean(attribute, (name for name in vars(module) if not name.startswith("_")))
-        raise PluginError(f"{where}: {entry.target} {problem}", hint=near)
+        raise PluginError(f"{where}: {path} {problem}", hint=near)
     return target
 
 

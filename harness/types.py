@@ -331,6 +331,8 @@ class ImageBatch:
 
     ``images``: (N, 3, H, W) float32 in [0, 1]. ``labels``: (N,) int64. ``ids``: N strings, unique in the dataset.
     ``positions``: (N,) int64 NumPy, each image's place in its split's index. ``masks``: (N, H, W) bool foreground.
+    ``regions``: (N, H, W) uint8, 0 for background, 255 for void, else the number of the region's class, counted by
+    the dataset that drew them. ``taken``: (N, H, W) bool, the pixels that a perturbation took away.
     ``columns``: further (N,) labels, such as ``shape`` and ``texture``. ``realised``: (N,) float64 by name, what a
     perturbation really did to each image, such as ``information_loss``.
     """
@@ -340,6 +342,8 @@ class ImageBatch:
     ids: tuple[str, ...]
     positions: npt.NDArray[np.int64]
     masks: Tensor | None = None
+    regions: Tensor | None = None
+    taken: Tensor | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     realised: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -351,8 +355,9 @@ class ImageBatch:
             )
         sizes = {"images": len(self.images), "labels": len(self.labels), "positions": len(self.positions)}
         sizes |= {name: len(column) for name, column in (*self.columns.items(), *self.realised.items())}
-        if self.masks is not None:
-            sizes["masks"] = len(self.masks)
+        sizes |= {
+            name: len(maps) for name in ("masks", "regions", "taken") if (maps := getattr(self, name)) is not None
+        }
         if wrong := {name: size for name, size in sizes.items() if size != n}:
             raise ParameterError(f"a batch of {n} ids holds {', '.join(f'{s} {name}' for name, s in wrong.items())}")
 
@@ -366,6 +371,8 @@ class ImageBatch:
             images=self.images.to(device),
             labels=self.labels.to(device),
             masks=None if self.masks is None else self.masks.to(device),
+            regions=None if self.regions is None else self.regions.to(device),
+            taken=None if self.taken is None else self.taken.to(device),
             columns={name: column.to(device) for name, column in self.columns.items()},
             realised={name: column.to(device) for name, column in self.realised.items()},
         )
@@ -647,7 +654,8 @@ class Measurement:
 
     ``dims`` tells rows of one metric apart (``shots``, ``head``, ``block`` ...). ``low`` and ``high`` bound the
     interval that ``interval`` names (``wilson95``, ``bootstrap95``), over ``n`` independent units; ``counted`` says
-    what these are (``episodes``, ``seeds``), images if nothing else.
+    what these are (``episodes``, ``seeds``; ``repetitions`` of what was timed, in which no two runs agree), images if
+    nothing else.
     Accuracies are fractions in [0, 1].
     """
 

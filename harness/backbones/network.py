@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.adapters import check_want, model_input
+from harness.backbones.first_convolution import first_convolution
 from harness.backbones.intervention import Interventions
 from harness.errors import CapabilityError
 from harness.protocols import SiteTokens
@@ -59,6 +60,31 @@ class NetworkModel(ABC):
     ) -> AbstractContextManager[None]:
         """See :meth:`harness.protocols.SupportsIntervention.intervene`; several at one site act in order of opening."""
         return self._interventions.opened(site, fn, ids)
+
+    def patch_filters(self) -> Tensor:
+        """See :meth:`harness.protocols.HasPatchFilters.patch_filters`: the first convolution of a forward pass.
+
+        A copy. The filters of a patch embedding by convolution, of a convolutional stem ahead of one, or of a
+        convolutional network; a network that splits the image otherwise (T2T) is refused, and so are filters that see
+        one colour each or are no squares.
+        """
+        info = self._info
+        capabilities = info.capabilities
+        want = OutputSpec(
+            tokens=frozenset({0} if Capability.TOKENS in capabilities else ()),
+            pooled=Capability.TOKENS not in capabilities and Capability.POOLED in capabilities,
+            logits=not capabilities & {Capability.TOKENS, Capability.POOLED},
+        )
+        device = next((tensor.device for tensor in (*self.net.parameters(), *self.net.buffers())), torch.device("cpu"))
+        black = torch.zeros(1, 3, info.input_size, info.input_size, device=device)
+        weight = first_convolution(lambda: self._forward(model_input(black, info), want))
+        if weight is None or weight.shape[1] != 3 or weight.shape[2] != weight.shape[3]:
+            found = "none" if weight is None else f"one with weights of {tuple(weight.shape)}"
+            raise CapabilityError(
+                f"model {info.name} begins with no convolution over squares of coloured pixels: its first is {found}",
+                hint="take a model whose patch embedding or stem is a convolution, such as a ViT or a ResNet",
+            )
+        return weight.clone()
 
     @abstractmethod
     def _forward(self, pixels: Tensor, want: OutputSpec) -> ModelOutputs:

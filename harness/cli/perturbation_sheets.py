@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from harness.cli.sheets import places
 from harness.errors import CapabilityError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def perturbation_drawing(
         return f"there is nothing to see: {name} acts inside a model (stage {stage}) and changes no pixels"
     if not options.image_files and options.dataset is None:
         return "give --image FILE, or --dataset NAME --index N"
-    positions = _positions("0" if options.index is None else options.index)
+    positions = places(options.index or "0", most=_MOST_IMAGES)
     for path in options.image_files:
         _check_image(path)
     from harness.components import model_component, perturbation_component, resolve_dataset
@@ -108,16 +109,6 @@ def _check_options(options: SheetOptions) -> None:
             )
     if len(options.image_files) > _MOST_IMAGES:
         raise UsageError(f"--image was given {len(options.image_files)} times; a sheet has room for {_MOST_IMAGES}")
-
-
-def _positions(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--index takes places counted from 0, such as 3 or 3,7,12, not {text!r}")
-    positions = tuple(dict.fromkeys(map(int, parts)))
-    if len(positions) > _MOST_IMAGES:
-        raise UsageError(f"--index names {len(positions)} images; a sheet has room for {_MOST_IMAGES}")
-    return positions
 
 
 def _check_image(path: Path) -> None:

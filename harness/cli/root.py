@@ -13,6 +13,7 @@ from harness.errors import HarnessError
 _COMMANDS = {
     "run": ("harness.cli.run:run", "Run a grid of models x perturbations x probes."),
     "compare": ("harness.cli.compare:compare", "Compare models of one or several runs, with tests."),
+    "shape-bias": ("harness.cli.shape_bias:shape_bias", "Measure the shape bias of published or own decisions."),
     "list": ("harness.cli.list:list_command", "List models, perturbations, probes, datasets or suites."),
     "show": ("harness.cli.show:show", "Describe one component: parameters, levels, source."),
     "plugins": ("harness.cli.plugins:plugins", "List plugins, and what is wrong with broken ones."),

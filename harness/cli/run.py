@@ -294,6 +294,9 @@ def _print_result(result: RunResult, *, as_json: bool, quiet: bool) -> None:
         if (made := result.artifacts) is not None:
             count = len(made.pictures)
             click.echo(f"curves: {made.table} and {count} picture{'' if count == 1 else 's'}", err=True)
+        for exhibit in result.exhibits:
+            for path in (*exhibit.pictures, *exhibit.tables):
+                click.echo(f"{exhibit.probe}: {path}", err=True)
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -47,18 +47,32 @@ _OPTIONS = (
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Show what the perturbation does to this image (repeatable).",
+        help="Show what the perturbation does to this image, or the probe finds in it (repeatable).",
     ),
     click.option(
-        "-d", "--dataset", metavar="NAME[:key=value]", help="Show what the perturbation does to images of a dataset."
+        "--mask",
+        "mask_files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Where the object of an --image is, not black (once for each); for probes that ask about objects.",
     ),
+    click.option("-d", "--dataset", metavar="NAME[:key=value]", help="Show this of images of a dataset."),
     click.option("--index", metavar="N[,N...]", help="Places of those images in their split; 0 if not given."),
     click.option("--split", metavar="NAME", help="Their split; the dataset's own choice if not given."),
     click.option(
         "-m",
         "--model",
         metavar="NAME[:key=value]",
-        help="The evaluated model, for perturbations that are relative to it or attack it.",
+        help="The evaluated model, for probes, and for perturbations that are relative to it or attack it.",
+    ),
+    click.option(
+        "-p",
+        "--perturb",
+        "perturbations",
+        multiple=True,
+        metavar="NAME[@LEVELS]",
+        help="Perturb the images that the probe is asked about (repeatable; none keeps the clean ones among them).",
     ),
     click.option(
         "--weights", metavar="pretrained|random|PATH", help="Weights of --model; pretrained ones if not given."
@@ -72,23 +86,27 @@ _OPTIONS = (
     click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the perturbation; 0 if not given."),
 )
 
-_DATASET, _PERTURBATION = "dataset", "perturbation"
+_DATASET, _PERTURBATION, _PROBE = "dataset", "perturbation", "probe"
 _MADE_FOR: Mapping[str, tuple[str, ...]] = {
-    "--sheet": (_DATASET, _PERTURBATION),
-    "--no-sheet": (_DATASET, _PERTURBATION),
-    "--data": (_DATASET, _PERTURBATION),
-    "--view": (_DATASET, _PERTURBATION),
+    "--sheet": (_DATASET, _PERTURBATION, _PROBE),
+    "--no-sheet": (_DATASET, _PERTURBATION, _PROBE),
+    "--data": (_DATASET, _PERTURBATION, _PROBE),
+    "--view": (_DATASET, _PERTURBATION, _PROBE),
     "--images": (_DATASET,),
-    "--image": (_PERTURBATION,),
-    "--dataset": (_PERTURBATION,),
-    "--index": (_PERTURBATION,),
-    "--split": (_PERTURBATION,),
-    "--model": (_PERTURBATION,),
-    "--weights": (_PERTURBATION,),
-    "--allow-missing": (_PERTURBATION,),
-    "--seed": (_PERTURBATION,),
+    "--image": (_PERTURBATION, _PROBE),
+    "--mask": (_PROBE,),
+    "--dataset": (_PERTURBATION, _PROBE),
+    "--index": (_PERTURBATION, _PROBE),
+    "--split": (_PERTURBATION, _PROBE),
+    "--model": (_PERTURBATION, _PROBE),
+    "--weights": (_PERTURBATION, _PROBE),
+    "--allow-missing": (_PERTURBATION, _PROBE),
+    "--perturb": (_PROBE,),
+    "--seed": (_PERTURBATION, _PROBE),
 }
 """The kinds of which an option has something to say."""
+
+_DRAWN = (_DATASET, _PERTURBATION, _PROBE)
 
 
 def sheet_options(command: F) -> F:
@@ -108,12 +126,14 @@ class SheetOptions:
     view: str | None
     images: int | None
     image_files: tuple[Path, ...]
+    mask_files: tuple[Path, ...]
     dataset: str | None
     index: str | None
     split: str | None
     model: str | None
     weights: str | None
     allow_missing: tuple[str, ...]
+    perturbations: tuple[str, ...]
     seed: int | None
 
     @property
@@ -126,12 +146,14 @@ class SheetOptions:
             "--view": self.view,
             "--images": self.images,
             "--image": self.image_files or None,
+            "--mask": self.mask_files or None,
             "--dataset": self.dataset,
             "--index": self.index,
             "--split": self.split,
             "--model": self.model,
             "--weights": self.weights,
             "--allow-missing": self.allow_missing or None,
+            "--perturb": self.perturbations or None,
             "--seed": self.seed,
         }
         return tuple(name for name, value in values.items() if value is not None)
@@ -149,13 +171,15 @@ def plan_sheet(
     """
     wanted = not options.no_sheet and (options.sheet_file is not None or not as_json)
     _check_effect(selector, found, options, wanted=wanted)
-    if found["kind"] not in (_DATASET, _PERTURBATION) or not wanted:
+    if found["kind"] not in _DRAWN or not wanted:
+        return None
+    if found["kind"] == _PROBE and found["facts"]["exhibit"] is None and not options.given:
         return None
     if options.sheet_file is not None:
         _check_file(options.sheet_file)
     drawing = _drawing(catalog, selector, found, options)
     if not isinstance(drawing, str):
-        return lambda: str(_saved(drawing(), selector, options))
+        return lambda: " ".join(map(str, drawing(lambda: _place(selector, options))))
     if options.sheet_file is not None:
         raise UsageError(f"no contact sheet of {found['kind']} {selector.qualified_name} can be drawn", hint=drawing)
     return lambda: drawing
@@ -178,7 +202,7 @@ def _check_effect(selector: Selector, found: Mapping[str, Any], options: SheetOp
             "named",
             hint="name it with --sheet FILE",
         )
-    drawn = kind in (_DATASET, _PERTURBATION)
+    drawn = kind in _DRAWN and (kind != _PROBE or found["facts"]["exhibit"] is not None)
     if (selector.params and not (drawn and wanted) and kind != "model") or (
         selector.levels is not None and not (kind == _PERTURBATION and wanted)
     ):
@@ -200,16 +224,32 @@ def _check_file(path: Path) -> None:
 
 def _drawing(
     catalog: Catalog, selector: Selector, found: Mapping[str, Any], options: SheetOptions
-) -> Callable[[], Image.Image] | str:
-    """What draws the picture, or what must be done before it can be drawn."""
+) -> Callable[[Callable[[], Path]], Sequence[Path]] | str:
+    """What draws the picture, asks for its file and writes it, maybe others beside it; or what must be done first."""
     view = _view(options)
     if (lacking := _lacking(selector, found, options.data)) is not None:
         return lacking
+    if found["kind"] == _PROBE:
+        from harness.cli.probe_sheets import probe_drawing
+
+        return probe_drawing(catalog, selector, found, options)
     if found["kind"] == _DATASET:
-        return _dataset_drawing(catalog, selector, view, options)
+        return _saving(_dataset_drawing(catalog, selector, view, options))
     from harness.cli.perturbation_sheets import perturbation_drawing
 
-    return perturbation_drawing(catalog, selector, found, view, options)
+    drawing = perturbation_drawing(catalog, selector, found, view, options)
+    return drawing if isinstance(drawing, str) else _saving(drawing)
+
+
+def _saving(draw: Callable[[], Image.Image]) -> Callable[[Callable[[], Path]], Sequence[Path]]:
+    def save(place: Callable[[], Path]) -> Sequence[Path]:
+        from harness.report.sheets import save_sheet
+
+        sheet, path = draw(), place()
+        save_sheet(sheet, path)
+        return (path,)
+
+    return save
 
 
 def _view(options: SheetOptions) -> View | None:
@@ -252,17 +292,29 @@ def _dataset_drawing(
     return draw
 
 
-def _saved(sheet: Image.Image, selector: Selector, options: SheetOptions) -> Path:
+def _place(selector: Selector, options: SheetOptions) -> Path:
     from harness.paths import ensure_cache_dir
-    from harness.report.sheets import save_sheet
 
-    path = options.sheet_file or ensure_cache_dir("sheets") / _file_name(selector, options)
-    save_sheet(sheet, path)
-    return path
+    return options.sheet_file or ensure_cache_dir("sheets") / _file_name(selector, options)
 
 
 def _file_name(selector: Selector, options: SheetOptions) -> str:
     """Whose sheet it is and of which images, without what file systems and shells read otherwise."""
     parts = [selector.text, *(path.stem for path in options.image_files)]
-    parts += filter(None, (options.dataset, options.split, options.index))
+    parts += filter(None, (options.model, options.dataset, options.split, options.index))
+    parts += options.perturbations
     return f"{re.sub(r'[^a-z0-9_.=+-]+', '_', '_'.join(parts), flags=re.IGNORECASE)[:120]}.png"
+
+
+def places(text: str, *, most: int) -> tuple[int, ...]:
+    """Places counted from 0, as in ``3`` or ``3,7,12`` or ``0-11``. Raises :class:`UsageError` for anything else."""
+    found: list[int] = []
+    for part in (part.strip() for part in text.split(",")):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--index takes places counted from 0, such as 3 or 3,7,12 or 0-11, not {text!r}")
+        found += range(int(first), int(last or first) + 1)
+    positions = tuple(dict.fromkeys(found))
+    if not 0 < len(positions) <= most:
+        raise UsageError(f"--index names {len(positions)} images; a sheet has room for {most}")
+    return positions

@@ -50,8 +50,10 @@ def show(
 
     Of a dataset a contact sheet is drawn, too: some images of every split, with the outlines of their masks. Of a
     perturbation of images it is drawn where images are named, with --image, or with --dataset and --index: each of
-    them clean, with the map the perturbation goes by if it has one, and at every level. For a sheet NAME may have
-    parameters and levels, as in NAME:key=value@0.5. With --json it is drawn only where --sheet names its file.
+    them clean, with the map the perturbation goes by if it has one, and at every level. Of a probe that has something
+    to show, what it finds in --model is drawn, in these images or, for one that measures the model itself, without.
+    For a sheet NAME may have parameters and levels, as in NAME:key=value@0.5. With --json it is drawn only where
+    --sheet names its file.
 
     \b
       harness show vit_b16
@@ -60,6 +62,8 @@ def show(
       harness show folder --data PHOTOS --sheet photos.png
       harness show perturbation patchdrop_random:grid=7x7 --image photo.jpg
       harness show patchdrop_random@0.25,0.5 --dataset shapes --index 3,7,12
+      harness show attention_rollout -m vit_mini -d shapes --index 0-5
+      harness show correlation -m deit_s16 --image photo.jpg -p none -p patchdrop_random@0.25,0.5,0.75
     """
     kind, selector = _kind_and_selector(words)
     catalog = open_catalog(registry_files, no_plugin, strict_plugins)

@@ -271,9 +271,9 @@ def dims_text(dims: Mapping[str, JSONScalar]) -> str:
 
 
 def number_text(row: Measurement) -> str:
-    """A number with its interval; fractions in percent."""
-    if row.unit not in PER_CENT:
-        return f"{row.value:.4g}"
-    factor = PER_CENT[row.unit]
-    text = f"{factor * row.value:.1f}"
-    return text if row.low is None or row.high is None else f"{text} [{factor * row.low:.1f}, {factor * row.high:.1f}]"
+    """A number with its interval; fractions in percent, others to four digits."""
+    factor, form = (PER_CENT[row.unit], ".1f") if row.unit in PER_CENT else (1, ".4g")
+    text = f"{factor * row.value:{form}}"
+    if row.low is None or row.high is None:
+        return text
+    return f"{text} [{factor * row.low:{form}}, {factor * row.high:{form}}]"

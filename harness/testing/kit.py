@@ -25,7 +25,7 @@ CheckStatus: TypeAlias = Literal["passed", "failed", "skipped"]
 _MODULES: Mapping[Kind, tuple[str, ...]] = {
     "model": ("entry_checks", "model_checks", "intervention_checks"),
     "perturbation": ("entry_checks", "perturbation_checks", "level_checks"),
-    "probe": ("entry_checks", "probe_checks", "probe_run_checks"),
+    "probe": ("entry_checks", "probe_checks", "probe_run_checks", "exhibit_checks"),
     "dataset": ("entry_checks", "dataset_checks"),
     "summary": ("entry_checks",),
 }

@@ -73,6 +73,8 @@ def copy_of(batch: ImageBatch) -> ImageBatch:
         ids=batch.ids,
         positions=batch.positions.copy(),
         masks=None if batch.masks is None else batch.masks.clone(),
+        regions=None if batch.regions is None else batch.regions.clone(),
+        taken=None if batch.taken is None else batch.taken.clone(),
         columns={name: column.clone() for name, column in batch.columns.items()},
         realised={name: column.clone() for name, column in batch.realised.items()},
     )
@@ -85,8 +87,10 @@ def differing_fields(before: ImageBatch, after: ImageBatch) -> list[str]:
         wrong.append("ids")
     if not np.array_equal(before.positions, after.positions):
         wrong.append("positions")
-    if before.masks is not None and (after.masks is None or not torch.equal(before.masks, after.masks)):
-        wrong.append("masks")
+    for name in ("masks", "regions", "taken"):
+        maps, kept_maps = getattr(before, name), getattr(after, name)
+        if maps is not None and (kept_maps is None or not torch.equal(maps, kept_maps)):
+            wrong.append(name)
     for what in ("columns", "realised"):
         kept = getattr(after, what)
         wrong += [

@@ -44,14 +44,20 @@ class ProbeTrial:
         return self.relabel[np.arange(self.sample.classes * self.sample.support_per_class) % self.sample.classes]
 
     def select(self, seed: int = 0) -> npt.NDArray[np.int64]:
-        """The probe's choice of support positions."""
-        return self.probe.select_support(self.support_labels(), seed)
+        """The probe's choice of support positions, or among the query images for one that takes a reference."""
+        labels = self.query_batch().labels.numpy() if self.probe.info.reference else self.support_labels()
+        return self.probe.select_support(labels, seed)
 
     def table(self, selected: npt.NDArray[np.int64]) -> FeatureTable | None:
-        """Features of the selected support images; None for a probe that learns nothing."""
+        """Features of the selected images; None for a probe that is fitted on none."""
         spec = self.probe.features(self.model.info)
         if spec is None:
             return None
+        if self.probe.info.reference:
+            batch = take_images(self.query_batch(), selected.tolist())
+            outputs = self.model.outputs(batch.images, spec.outputs(self.model.info.num_blocks))
+            x = extract(outputs, spec, self.model.info).numpy().astype(np.float32)
+            return FeatureTable(x=x, y=batch.labels.numpy(), ids=batch.ids, spec=spec)
         originals = [int(position) % self.sample.classes for position in selected]
         batches = [
             sample_batch([label], side_px=self.model.info.input_size, start=int(position))
@@ -68,8 +74,13 @@ class ProbeTrial:
 
     def fit(self, seed: int = 0) -> FittedProbe:
         """Select, extract and fit."""
-        table = self.table(self.select(seed)) if self.probe.info.learns else None
+        table = self.table(self.select(seed)) if self.takes_features else None
         return self.probe.fit(table, self.context(seed))
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether the probe is fitted on features of images."""
+        return self.probe.info.learns or self.probe.info.reference
 
     def context(self, seed: int = 0) -> ProbeContext:
         """What ``fit`` may know."""
@@ -84,6 +95,8 @@ class ProbeTrial:
             seed=seed,
             query_positions=batch.positions,
             query_labels=batch.labels.numpy(),
+            device=torch.device("cpu"),
+            network=self.model,
         )
 
     def query_batch(self) -> ImageBatch:
@@ -99,8 +112,14 @@ class ProbeTrial:
         return replace(other, positions=clean.positions, labels=torch.from_numpy(self.relabel[labels]))
 
     def query(self) -> Query:
-        """All query images in one batch; those of a probe that compares differ from the clean ones it also sees."""
+        """All query images in one batch; those of a probe that compares differ from the clean ones it also sees.
+
+        A quarter of every image is said to be taken away, so that there is something to tell apart.
+        """
         clean = self.query_batch()
+        taken = torch.zeros(len(clean), *clean.images.shape[2:], dtype=torch.bool)
+        taken[:, : taken.shape[1] // 2, : taken.shape[2] // 2] = True
+        clean = replace(clean, taken=taken)
         batch = clean.with_images(0.8 * clean.images) if self.probe.info.compares else clean
         want = self.probe.wants(self.model.info)
         return Query(

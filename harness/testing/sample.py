@@ -33,7 +33,8 @@ def sample_batch(labels: Sequence[int], *, side_px: int, start: int = 0) -> Imag
     """Generated images in [0.05, 0.95]: a smooth colour pattern per class, and texture that differs by image.
 
     Images are numbered from ``start``; the number gives position, id and texture, so that a number always means the
-    same picture of its class. Positions, ids, labels and masks (the left half) are filled in.
+    same picture of its class. Positions, ids, labels and masks (the left half) are filled in, and as columns the
+    class as ``shape`` and the class before it as ``texture``.
     """
     pictures = np.stack([_picture(label, start + i, side_px) for i, label in enumerate(labels)])
     masks = torch.zeros(len(labels), side_px, side_px, dtype=torch.bool)
@@ -44,7 +45,10 @@ def sample_batch(labels: Sequence[int], *, side_px: int, start: int = 0) -> Imag
         ids=tuple(f"sample/{start + i:04d}.png" for i in range(len(labels))),
         positions=np.arange(start, start + len(labels), dtype=np.int64),
         masks=masks,
-        columns={"texture": torch.tensor(labels, dtype=torch.int64)},
+        columns={
+            "shape": torch.tensor(labels, dtype=torch.int64),
+            "texture": torch.tensor([max(label - 1, 0) for label in labels], dtype=torch.int64),
+        },
     )
 
 
@@ -65,6 +69,8 @@ def take_images(batch: ImageBatch, rows: Sequence[int]) -> ImageBatch:
         ids=tuple(batch.ids[row] for row in rows),
         positions=batch.positions[list(rows)],
         masks=None if batch.masks is None else batch.masks[index],
+        regions=None if batch.regions is None else batch.regions[index],
+        taken=None if batch.taken is None else batch.taken[index],
         columns={name: column[index] for name, column in batch.columns.items()},
         realised={name: column[index] for name, column in batch.realised.items()},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,7 +84,10 @@ class PixelReplacement(ABC):
         # Pixels are counted as integers, so the quotient is the same on every device.
         loss = dropped.sum(dim=(1, 2)).cpu().to(torch.float64) / (size[0] * size[1])
         realised = {INFORMATION_LOSS: loss, **self._realised(batch, state.order, level)}
-        return batch.with_images(replaced(batch.images, dropped, state.fill), **realised)
+        taken = dropped if batch.taken is None else dropped | batch.taken
+        return dataclasses.replace(
+            batch.with_images(replaced(batch.images, dropped, state.fill), **realised), taken=taken
+        )
 
     @abstractmethod
     def _order(self, batch: ImageBatch) -> Any:

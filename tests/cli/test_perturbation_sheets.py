@@ -433,8 +433,8 @@ def test_json_has_a_sheet_only_where_its_file_is_named(harness, tints, photo, tm
         (["tint", "--dataset", "plain", "--index", ",".join(map(str, range(25)))], "a sheet has room for 24"),
         (["tint", *(["--image", "PHOTO"] * 25)], "a sheet has room for 24"),
         (["at_probe", "--dataset", "plain", "--model", "desk"], "aim it at the model's head"),
-        (["desk", "--image", "PHOTO"], "desk is a model; --image can be given for perturbations only"),
-        (["plain", "--seed", "3", "--index", "4"], "--index and --seed can be given for perturbations only"),
+        (["desk", "--image", "PHOTO"], "desk is a model; --image can be given for perturbations and probes only"),
+        (["plain", "--seed", "3", "--index", "4"], "--index and --seed can be given for perturbations and probes only"),
         (["plain@0.5"], "harness show plain"),
     ],
 )

@@ -17,7 +17,7 @@ from harness.types import KINDS
 GOLDEN = Path(__file__).with_name("golden_matrix.json")
 MODULES = [
     importlib.import_module(f"contract_doubles.{n}")
-    for n in ("entries", "models", "perturbations", "probes", "datasets")
+    for n in ("entries", "models", "perturbations", "probes", "shown_probes", "datasets")
 ]
 REFERENCES = {name: subject for module in MODULES for name, subject in module.REFERENCES.items()}
 DOUBLES = {f"{s.entry.kind}:{name}": s for module in MODULES for name, s in module.DOUBLES.items()}

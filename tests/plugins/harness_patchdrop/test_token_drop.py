@@ -128,7 +128,7 @@ def test_what_a_ratio_removes_every_higher_ratio_removes(batch_of, ready):
         before = now
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.floats(0, 0.99))
 def test_one_patch_at_least_stays(side, level):
     model, batch = tiny_model(side_px=4 * side, patch_px=4), sample_batch([0], side_px=4 * side)

@@ -1,0 +1,1 @@
+"""Inspections: what happens inside a backbone, which cues it goes by, and what it costs."""
