@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.no_images import NAME as NO_IMAGES
 from harness.report.labels import (
     KEY_DIGITS,
     Labels,
@@ -53,7 +54,9 @@ def record_tables(records: Sequence[ResultRecord], headlines: Mapping[str, str])
     precision = len({record.cell["precision"] for record in records}) > 1
     tables: list[Table] = []
     for members in groups.values():
-        title = f"{labels.component(members[0].cell, 'probe')} on {labels.place(members[0].cell)}"
+        title = labels.component(members[0].cell, "probe")
+        if members[0].cell["dataset"] != NO_IMAGES:
+            title += f" on {labels.place(members[0].cell)}"
         title += f", {members[0].cell['precision']}" if precision else ""
         tables += _tables_of_group(members, title, headlines, labels)
     return tables
@@ -161,8 +164,12 @@ def _table(
     shown = [m for record in mine for m in record.measurements if m.metric == metric]
     unit = next(m.unit for record in mine for m in record.measurements if m.metric == metric)
     named = f"{next(iter(models))}: " if single else ""
-    percent = " (%)" if unit == "fraction" else ""
-    title = f"{named}{metric}{percent} of {title}"
+    of = (
+        ""
+        if title == metric or title.startswith((f"{metric} ", f"{metric}:"))
+        else f"{metric}{_unit_text(unit, metric)} of "
+    )
+    title = f"{named}{of}{title}" if of else f"{named}{title}{_unit_text(unit, metric)}"
     if cell["support"] is not None and cell["support"]["perturbation"] != "none":
         title += f", support under {labels.support(cell)}"
     header = ("dataset" if labels.is_listed(cell) else "perturbation", *(("loss %",) if with_loss else ()))
@@ -263,6 +270,11 @@ def measurement_rows(records: Iterable[ResultRecord]) -> list[dict[str, Any]]:
         if not record.measurements:
             rows.append(base)
     return rows
+
+
+def _unit_text(unit: str, metric: str) -> str:
+    """The unit behind a metric's name, where it has one that the name does not say."""
+    return " (%)" if unit == "fraction" else "" if not unit or unit in metric or unit == "percent" else f" ({unit})"
 
 
 def dims_text(dims: Mapping[str, JSONScalar]) -> str:

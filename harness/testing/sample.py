@@ -88,7 +88,7 @@ def take_outputs(outputs: ModelOutputs, rows: Sequence[int]) -> ModelOutputs:
         pooled=None if outputs.pooled is None else outputs.pooled[index],
         tokens={block: tokens(given) for block, given in outputs.tokens.items()},
         normed_tokens={block: tokens(given) for block, given in outputs.normed_tokens.items()},
-        attention={b: BlockAttention(weights=a.weights[index], kind=a.kind) for b, a in outputs.attention.items()},
+        attention={b: replace(given, weights=given.weights[index]) for b, given in outputs.attention.items()},
     )
 
 
@@ -220,6 +220,10 @@ class TinyModel:
         """Moves in place."""
         self.net.to(device)
         return self
+
+    def patch_filters(self) -> Tensor:
+        """See :meth:`harness.protocols.HasPatchFilters.patch_filters`."""
+        return self.net.patch_embed.weight.detach().clone()
 
     @contextmanager
     def intervene(self, site: str, fn: Callable[[SiteTokens], SiteTokens], *, ids: tuple[str, ...]) -> Iterator[None]:

@@ -6,7 +6,6 @@ import hashlib
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -81,7 +80,6 @@ class MaskedImages(Dataset):
         self._indices = {
             split: SplitIndex(ids=splits[split].ids, labels=of_split) for split, of_split in (labels or {}).items()
         }
-        self._lock = Lock()
 
     @property
     def info(self) -> DatasetInfo:
@@ -91,10 +89,9 @@ class MaskedImages(Dataset):
     def index(self, split: str) -> SplitIndex:
         """Ids and labels of a split. Raises :class:`~harness.errors.DataError` for an unknown one, and broken masks."""
         files = self._files(split)
-        with self._lock:
-            if split not in self._indices:
-                self._indices[split] = SplitIndex(ids=files.ids, labels=self._labels(files))
-            return self._indices[split]
+        if split not in self._indices:  # two threads that come at once read twice what is the same
+            self._indices[split] = SplitIndex(ids=files.ids, labels=self._labels(files))
+        return self._indices[split]
 
     def load(self, split: str, positions: Sequence[int], view: View) -> ImageBatch:
         """Decode the images at ``positions`` of ``split`` and their masks under ``view``, on the CPU, in that order.

@@ -20,16 +20,17 @@ def peak_of_new_tensors(run: Callable[[], object]) -> int:
     (a convolution's workspace). ``run`` is called without gradients. The same on every run and device, but for the
     kernels that a device chooses: fused attention never holds the matrix of weights that plain attention makes.
     """
-    with torch.inference_mode(False), torch.no_grad(), _LiveStorages() as live:
+    live = _LiveStorages()
+    with torch.inference_mode(False), torch.no_grad(), live:
         run()
     return live.peak
 
 
-class _LiveStorages(TorchDispatchMode):
+class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Follows the storages of all tensors that operations take and give."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.now = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}

@@ -106,18 +106,18 @@ class FittedAttentionDistance(FittedAttention):
         Raises :class:`~harness.errors.CapabilityError` where patches were dropped inside the model, and
         :class:`~harness.errors.DataError` for attention that is not finite, or a patch that gives patches none.
         """
-        distances, masses = [], []
-        for block in self._layouts:
-            weights = patches_to_patches(outputs.attention[block], self._info)
-            for head in range(weights.shape[1]):  # one by one: maps of all heads in double precision are large
-                distance, mass = head_distances(weights[:, head], self._distances[block], self._special)
+        distances, shares = [], []
+        for block, layout in self._layouts.items():
+            patches_to_patches(outputs.attention[block], self._info)
+            rows = outputs.attention[block].weights[:, :, -layout.patches :]
+            for head in range(rows.shape[1]):  # one by one: maps of all heads in double precision are large
+                distance, share = head_distances(rows[:, head], self._distances[block], self._special)
                 require_finite(
                     distance[:, None], batch.ids, source=f"{self.name}: attention of block {block}, head {head}"
                 )
                 distances.append(as_array(distance))
-                masses.append(as_array(mass))
-        special = np.clip(1 - np.stack(masses), 0, 1)
-        return Found(values={"distance_px": np.stack(distances), "special_token_mass": special})
+                shares.append(as_array(share))
+        return Found(values={"distance_px": np.stack(distances), "special_token_mass": np.stack(shares)})
 
     def measure(self, outcomes: Outcomes, arrays: Arrays) -> list[Measurement]:  # noqa: ARG002  # there are none
         """See the probe."""
@@ -157,14 +157,16 @@ def patch_distances_px(grid: tuple[int, int], input_px: int) -> npt.NDArray[np.f
     return np.hypot((rows[:, None] - rows) * down, (columns[:, None] - columns) * across)
 
 
-def head_distances(weights: Tensor, distances_px: npt.NDArray[np.float64], special: Special) -> tuple[Tensor, Tensor]:
-    """Mean distance in px (N,) of attention among patches (N, G, G), and the mean share (N,) that stays among them.
+def head_distances(rows: Tensor, distances_px: npt.NDArray[np.float64], special: Special) -> tuple[Tensor, Tensor]:
+    """Mean distance in px (N,) of the rows (N, G, keys) of G patches, and the mean share (N,) of special tokens.
 
-    A row without any attention among patches has no mean distance: NaN, unless ``special`` is ``drop``.
+    The last G keys are the patches. A row that gives them nothing has no mean distance: NaN, unless ``special`` is
+    ``drop``.
     """
-    weights = exact(weights)
-    distances = torch.from_numpy(distances_px).to(weights)
-    moments, masses = (weights * distances).sum(dim=-1), weights.sum(dim=-1)
+    rows, patches = exact(rows), rows.shape[1]
+    among = rows[..., -patches:]
+    moments, masses = (among * torch.from_numpy(distances_px).to(rows)).sum(dim=-1), among.sum(dim=-1)
+    others = rows[..., :-patches].sum(dim=-1)
     if special == "renormalise":
         moments = moments / masses
-    return moments.mean(dim=1), masses.mean(dim=1)
+    return moments.mean(dim=1), (others / (others + masses)).mean(dim=1)

@@ -23,7 +23,7 @@ from harness_inspect.attention_weights import (
 )
 from harness_inspect.figures import as_bytes
 from harness_inspect.inspection import Found
-from harness_inspect.map_numbers import as_array, cell_shares, entropy_bits, exact, mean_rows, ratio_rows
+from harness_inspect.map_numbers import as_array, cell_shares, entropy_bits, exact, mean_rows, ratio_rows, split_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,11 +169,9 @@ class FittedAttentionMaps(FittedAttention):
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """The map (N, patches), which sums to one, and what prefix tokens get (N,)."""
         row = exact(token_rows(attention, self._info, self._token)).mean(dim=1)
-        of_patches = row[:, -self._layouts[block].patches :]
-        total = of_patches.sum(dim=1, keepdim=True)
-        of_patches = of_patches / total
+        of_patches, special = split_row(row, self._layouts[block].patches)
         require_finite(of_patches, ids, source=f"{self.name}: attention of block {block}")
-        return as_array(of_patches), np.clip(1 - as_array(total)[:, 0], 0, 1)
+        return as_array(of_patches), as_array(special)
 
     def measure(self, outcomes: Outcomes, arrays: Arrays) -> list[Measurement]:  # noqa: ARG002  # numbers are of the images
         """See the probe."""

@@ -16,7 +16,7 @@ from harness_inspect.attention_probe import AttentionProbe, FittedAttention
 from harness_inspect.attention_weights import attention_layouts, patch_grid, require_attention, token_asks, token_rows
 from harness_inspect.figures import as_bytes
 from harness_inspect.inspection import Found
-from harness_inspect.map_numbers import as_array, entropy_bits, exact, mean_rows, object_rows, on_object
+from harness_inspect.map_numbers import as_array, entropy_bits, exact, mean_rows, object_rows, on_object, split_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,11 +165,10 @@ class FittedPoolMaps(FittedAttention):
         else:
             chosen = order[:, :1]
             row = exact(token_rows(attention, self._info, "cls")).mean(dim=1)
-            of_patches = row[:, -self._layout.patches :]
-            total = of_patches.sum(dim=1, keepdim=True)
-            require_finite(of_patches / total, batch.ids, source=f"{self.name} on {self._info.name}")
-            maps = as_array(of_patches / total)[:, None]
-            values["special_token_mass"] = np.clip(1 - as_array(total), 0, 1)
+            of_patches, special = split_row(row, self._layout.patches)
+            require_finite(of_patches, batch.ids, source=f"{self.name} on {self._info.name}")
+            maps = as_array(of_patches)[:, None]
+            values["special_token_mass"] = as_array(special)[:, None]
         values["entropy_bits"] = entropy_bits(maps)
         values["on_object"], area = on_object(maps, batch.masks, self._layout.grid)
         values["object_area"] = np.repeat(area[:, None], maps.shape[1], axis=1)

@@ -20,7 +20,7 @@ _CHARTED = {
 }
 _METRICS = (
     "rollout_entropy", "effective_patches", "rollout_on_object", "object_area", "rollout_object_lift",
-    "special_token_share",
+    "special_token_mass",
 )  # fmt: skip
 
 

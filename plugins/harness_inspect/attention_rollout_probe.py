@@ -26,7 +26,7 @@ from harness_inspect.attention_weights import (
 )
 from harness_inspect.figures import as_bytes
 from harness_inspect.inspection import Found
-from harness_inspect.map_numbers import as_array, entropy_bits, exact, mean_rows, object_rows, on_object
+from harness_inspect.map_numbers import as_array, entropy_bits, exact, mean_rows, object_rows, on_object, split_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,7 +64,7 @@ class AttentionRolloutProbe(AttentionProbe):
     Measured on the map, divided by its sum over the patches: ``rollout_entropy`` in bits, log2 of the number of
     patches for a uniform one; ``effective_patches``, 2 to that power; where the images come with masks
     ``rollout_on_object``, the share on the object, beside its area ``object_area`` and ``rollout_object_lift``, the
-    ratio of the two means. ``special_token_share`` is what ended at prefix tokens and is no part of the map.
+    ratio of the two means. ``special_token_mass`` is what ended at prefix tokens and is no part of the map.
     """
 
     def __init__(self, *, token: str = AUTO, discard: float = 0.0, examples: int = 6) -> None:
@@ -131,7 +131,7 @@ class FittedRollout(FittedAttention):
         self._token = token
         self._discard = discard
         self._dims: Mapping[str, JSONScalar] = {"token": token}
-        columns = ("entropy_bits", "special_token_share", "on_object", "object_area")
+        columns = ("entropy_bits", "special_token_mass", "on_object", "object_area")
         super().__init__(
             "attention_rollout",
             variants=[self._dims],
@@ -150,14 +150,13 @@ class FittedRollout(FittedAttention):
         averaged = (exact(outputs.attention[b].weights).mean(dim=1) for b in reversed(range(self._info.num_blocks)))
         first = outputs.attention[0].weights
         row = rollout_row(averaged, self._start(len(batch)).to(first.device), discard=self._discard)
-        reached = row[:, self._layout.prefix :]
-        total = reached.sum(dim=1, keepdim=True)
-        require_finite(reached / total, batch.ids, source=f"{self.name} on {self._info.name}")
-        maps = as_array(reached / total)
+        of_patches, special = split_row(row, self._layout.patches)
+        require_finite(of_patches, batch.ids, source=f"{self.name} on {self._info.name}")
+        maps = as_array(of_patches)
         found, area = on_object(maps, batch.masks, self._layout.grid)
         values = {
             "entropy_bits": entropy_bits(maps),
-            "special_token_share": np.clip(1 - as_array(total)[:, 0], 0, 1),
+            "special_token_mass": as_array(special),
             "on_object": found,
             "object_area": area,
         }
@@ -185,7 +184,7 @@ class FittedRollout(FittedAttention):
         rows += mean_rows("effective_patches", patches, dims, unit="patches", higher_is_better=None)
         rows += object_rows("rollout", columns["on_object"], columns["object_area"], dims)
         if self._layout.prefix:
-            rows += mean_rows("special_token_share", columns["special_token_share"], dims, higher_is_better=None)
+            rows += mean_rows("special_token_mass", columns["special_token_mass"], dims, higher_is_better=None)
         return rows
 
 
@@ -196,7 +195,7 @@ def rollout_row(averaged: Iterable[Tensor], start: Tensor, *, discard: float = 0
     """
     row = exact(start)
     for weights in averaged:
-        kept = without_lowest(weights, discard) if discard else weights
+        kept = exact(without_lowest(weights, discard) if discard else weights)
         with_residual = kept + torch.eye(kept.shape[1], dtype=kept.dtype, device=kept.device)
         # The sums keep their dimension: without it, columns would be divided in place of rows.
         step = with_residual / with_residual.sum(dim=-1, keepdim=True)

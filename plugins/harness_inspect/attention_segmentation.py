@@ -24,8 +24,9 @@ class AttentionSegmentationParams:
 
     token: str = param(
         "cls",
-        help="whose attention: a prefix token such as cls, dist or shape; mean for the mean over patches; predicted "
-        "for the predicted class's token of a model with one for each class",
+        help="whose attention: a prefix token such as cls, dist or shape; mean for the mean over patches, auto for the "
+        "class token where there is one and that mean elsewhere; predicted for the predicted class's token of a model "
+        "with one for each class",
     )
     block: int = param(-1, help="the block by number, negative from the end")
     mass: float = param(

@@ -105,7 +105,7 @@ def _chart(
     names = [in_lines(finding.label, 40) for finding in findings]
     longest = max(len(line) for name in names for line in name.split("\n"))
     lines = sum(name.count("\n") + 1 for name in names)
-    width, height = 1.0 + 0.065 * longest + 2.35 * len(rules), 1.55 + 0.3 * max(lines, len(findings))
+    width, height = 1.0 + 0.065 * longest + 2.35 * len(rules), 1.55 + 0.15 * (lines + len(findings))
     figure = new_figure(width, height, title=title)
     panels = figure.subplots(1, len(rules), squeeze=False, sharey=True, sharex=True).ravel()
     for axes, rule in zip(panels, rules, strict=True):
@@ -217,13 +217,8 @@ def _examples(finding: Finding, rows: range) -> Figure:
         _example([places[3 * strip + i, column] for i in range(3)], finding.arrays, row)
     for line, words in enumerate(("object", "mask of the\nbest head", "averaged\nattention") * strips):
         places[line, 0].set_ylabel(words, fontsize=TICK_PT, rotation=0, ha="right", va="center", labelpad=4)
-    figure.supxlabel(
-        "above each mask what it scores, and the oracle where classes have heads of their own;\n"
-        "above each map what its own mask scores",
-        fontsize=NOTE_PT,
-        x=0.01,
-        ha="left",
-    )
+    words = "above each mask what it scores, and the oracle where that differs; above each map what its own mask scores"
+    figure.supxlabel(in_lines(words, 38 + 26 * (across - 1)), fontsize=NOTE_PT, x=0.01, ha="left")
     return figure
 
 

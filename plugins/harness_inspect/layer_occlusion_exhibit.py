@@ -30,7 +30,7 @@ PANELS = {
     "correlation_floor": "floor: correlation\nwith other images",
 }
 """Metrics that are drawn as maps, by what a reader of the picture calls them."""
-METRICS = (*PANELS, "correlation_centred_floor", "clean_accuracy_of_block", "constant_vectors")
+METRICS = (*PANELS, "correlation_centred_floor", "clean_accuracy_of_block", "undefined")
 """Metrics by block."""
 
 _WIDEST_IN = 15.6

@@ -51,12 +51,12 @@ class LayerOcclusionProbe(Probe):
     is not penalised, and the penalty is ``ridge_per_dimension`` times the block's width, so that saying everything
     several times changes nothing. The very same classifiers answer for the clean images.
 
-    **Correlation** of a block's features u of the clean image and v of the perturbed one: Pearson over dimensions,
-    mean of (u - E u) / std(u) times (v - E v) / std(v) (the same paper, table 1), mean
-    over images. It reads high for any two images, even of networks that were never trained, so it comes with its
-    floor: the mean correlation of v with the features of all support images, which are others. ``correlation_centred``
-    is that of u - m and v - m, with m the mean of the support images: what tells an image from others. Vectors that do
-    not vary over their dimensions have no correlation; they are left out, and ``constant_vectors`` says how many.
+    **Correlation** of a block's features u of the clean image and v of the perturbed one: Pearson over dimensions, the
+    mean of (u - E u) / std(u) times (v - E v) / std(v) (the same paper, table 1), and the mean of that over images. It
+    reads high for any two images, even of networks that were never trained, so it comes with its floor: the mean
+    correlation of v with the features of all support images, which are others. ``correlation_centred`` is that of
+    u - m and v - m, with m the mean of the support images: what tells an image from others. Images whose features do
+    not vary over their dimensions have no correlation; they are left out, and ``undefined`` counts them.
 
     Measured: ``accuracy``, few-shot, of the last block chosen, and ``chance``; ``depth_gain``, centred correlation of
     the last block less that of the first; and by ``block``: ``accuracy_of_block`` and ``clean_accuracy_of_block``,
@@ -145,7 +145,9 @@ class LayerOcclusionProbe(Probe):
                     f"layer_occlusion: NaN or infinite features of block {block} of {info.name} for support images",
                     hint="run with --precision fp32; if it persists, the weights or these images are at fault",
                 )
-            blocks[block] = fit_block(x, targets, part, self._params.ridge_per_dimension)
+            blocks[block] = fit_block(
+                x, targets, support.ids, part=part, ridge_per_dimension=self._params.ridge_per_dimension
+            )
             start += width
         return FittedLayerOcclusion(model=info, spec=spec, classes=context.classes, learned=learned, blocks=blocks)
 
@@ -229,12 +231,12 @@ class FittedLayerOcclusion(FittedProbe):
         columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in self.columns}
         for fitted in self._on_device[device].values():
             x, u = perturbed[:, fitted.part], unperturbed[:, fitted.part]
-            prediction = self._learned[fitted.predict(x).cpu().numpy()]
+            prediction = self._learned[fitted.predict(x)]
             columns["prediction"].append(prediction.astype(np.int32))
             columns["correct"].append(prediction == labels)
-            columns["clean_correct"].append(self._learned[fitted.predict(u).cpu().numpy()] == labels)
-            for name, values in fitted.correlations(x, u).items():
-                columns[name].append(as_array(values).astype(np.float32))
+            columns["clean_correct"].append(self._learned[fitted.predict(u)] == labels)
+            for name, values in fitted.correlations(as_array(x), as_array(u), batch.ids).items():
+                columns[name].append(values.astype(np.float32))
         return Found(values={name: np.stack(rows) for name, rows in columns.items()})
 
     def _features(self, batch: ImageBatch, outputs: ModelOutputs) -> Tensor:
@@ -270,14 +272,14 @@ class FittedLayerOcclusion(FittedProbe):
                 for of_block, dims in zip(found, self.variants, strict=True)
             ]
         rows += _retention_rows(correct, clean, chance, self.variants)
-        for column, metric in CORRELATIONS.items():
-            better = None if "floor" in column else True
-            rows += _mean_rows(metric, columns[column].astype(np.float64), self.variants, better)
-        constant = np.isnan(columns["correlation"]).mean(axis=1).tolist()
+        for metric in CORRELATIONS:
+            better = None if metric.endswith("floor") else True
+            rows += _mean_rows(metric, columns[metric].astype(np.float64), self.variants, better)
+        undefined = np.isnan(columns["correlation"]).sum(axis=1).tolist()
         rows += [
-            Measurement(metric="constant_vectors", value=share, n=n, dims=dims, higher_is_better=None)
-            for share, dims in zip(constant, self.variants, strict=True)
-            if share
+            Measurement(metric="undefined", value=count, n=n, dims=dims, unit="images", higher_is_better=None)
+            for count, dims in zip(undefined, self.variants, strict=True)
+            if count
         ]
         return rows
 
@@ -285,7 +287,7 @@ class FittedLayerOcclusion(FittedProbe):
 def _mean_rows(
     metric: str, values: Floats, dims: Sequence[Mapping[str, JSONScalar]], higher_is_better: bool | None = True
 ) -> list[Measurement]:
-    """Means of the rows of ``values`` (R, N) over the images that have one, with bootstrap intervals."""
+    """Mean correlations of the rows of ``values`` (R, N), over the images that have one, with bootstrap intervals."""
     # In one layout, so that sums do not depend on how rows were put in order.
     values = np.ascontiguousarray(values)
     known = ~np.isnan(values)
@@ -295,7 +297,7 @@ def _mean_rows(
     for row in np.flatnonzero(known.any(axis=1) & ~whole):
         ends[row] = np.quantile(resampled_means(values[row : row + 1, known[row]]), _ENDS)
     return [
-        _measured(metric, float(row[mine].mean()), low, high, int(mine.sum()), d, higher_is_better)
+        _measured(metric, float(row[mine].mean()), (low, high), int(mine.sum()), d, "correlation", higher_is_better)
         for row, mine, (low, high), d in zip(values, known, ends.tolist(), dims, strict=True)
         if mine.any()
     ]
@@ -318,18 +320,18 @@ def _retention_rows(
         if clean_hits[block] / n > chance and (below > 0).all():
             low, high = np.quantile(above / below, _ENDS).tolist()
             value = chance_corrected(hits[block] / n, clean_hits[block] / n, chance)
-            rows.append(_measured("retention_chance_corrected", value, low, high, n, d, True))
+            rows.append(_measured("retention_chance_corrected", value, (low, high), n, d, ""))
     return rows
 
 
 def _measured(
     metric: str,
     value: float,
-    low: float,
-    high: float,
+    ends: tuple[float, float],
     n: int,
     dims: Mapping[str, JSONScalar],
-    higher_is_better: bool | None,
+    unit: str,
+    higher_is_better: bool | None = True,
 ) -> Measurement:
     """An interval holds its mean but for rounding, which equal values of all images would show."""
     return Measurement(
@@ -337,9 +339,9 @@ def _measured(
         value=value,
         n=n,
         dims=dims,
-        low=min(low, value),
-        high=max(high, value),
+        low=min(ends[0], value),
+        high=max(ends[1], value),
         interval="bootstrap95",
-        unit="",
+        unit=unit,
         higher_is_better=higher_is_better,
     )

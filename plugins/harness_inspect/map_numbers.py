@@ -32,6 +32,16 @@ def as_array(values: Tensor) -> npt.NDArray[np.float64]:
     return np.asarray(exact(values).cpu().numpy(), dtype=np.float64)
 
 
+def split_row(row: Tensor, patches: int) -> tuple[Tensor, Tensor]:
+    """A row (N, keys) of attention as a map (N, patches) that sums to one, and the share (N,) of the special tokens.
+
+    The last keys are the patches. The map of a row that gives these nothing is NaN.
+    """
+    of_patches, special = row[:, -patches:], row[:, :-patches].sum(dim=1)
+    total = of_patches.sum(dim=1)
+    return of_patches / total[:, None], special / (special + total)
+
+
 def cell_shares(pixels: Tensor, grid: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Share of the area of every cell of ``grid`` that the pixels (N, H, W) bool cover: (N, cells), row-major.
 

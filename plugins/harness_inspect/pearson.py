@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Vectors = npt.NDArray[np.float64]
 
-_CONSTANT = 1e-9
+_CONSTANT = 1e-6
 """Deviation of a vector's numbers, relative to the largest, below which rounding is all that tells them apart."""
 
 

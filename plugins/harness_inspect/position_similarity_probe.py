@@ -147,7 +147,7 @@ def cosines(embeddings: npt.NDArray[np.float64], model: str) -> npt.NDArray[np.f
             hint="measure the model with the positions that it was trained with",
         )
     units = embeddings / lengths
-    found = np.clip(units @ units.T, -1, 1)
+    found: npt.NDArray[np.float64] = np.clip(units @ units.T, -1, 1)
     np.fill_diagonal(found, 1)
     return found
 
@@ -155,7 +155,8 @@ def cosines(embeddings: npt.NDArray[np.float64], model: str) -> npt.NDArray[np.f
 def distances(grid: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Euclidean distances (G, G) in patches between the places of a grid, in row-major order."""
     rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    return np.hypot(rows[:, None] - rows, columns[:, None] - columns)
+    found: npt.NDArray[np.float64] = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
+    return found
 
 
 def locality(similarity: npt.NDArray[np.float64], grid: tuple[int, int], model: str) -> float:

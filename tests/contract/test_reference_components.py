@@ -38,8 +38,42 @@ def test_perturbations(name):
     assert failures("perturbation", name) == {}
 
 
-@pytest.mark.parametrize("name", ["head", "fewshot", "linear", "episodes", "knn", "centroid", "retrieval"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "head",
+        "fewshot",
+        "linear",
+        "episodes",
+        "knn",
+        "centroid",
+        "retrieval",
+        "correlation",
+        "correlation:axis=per_dim",
+        "token_cosine",
+        "shape_bias",
+        "position_similarity",
+        "patch_filters",
+    ],
+)
 def test_probes(name):
+    assert failures("probe", name) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attention_distance",
+        "attention_rollout",
+        "attention_maps",
+        "attention_pool_maps",
+        "attention_segmentation",
+        "layer_occlusion",
+        "cost:batch_sizes=1:rounds=3:round_seconds=0",
+    ],
+)
+def test_probes_that_take_their_time(name):
     assert failures("probe", name) == {}
 
 

@@ -199,7 +199,7 @@ def test_numbers_that_are_no_fractions_are_not_percent():
     row = Measurement(metric="distance", value=116.4921, n=3, unit="px")
     found = ResultRecord(key="k", cell=record().cell, measurements=(row,))
     (table,) = record_tables([found], {})
-    assert table.title == "vit: distance of head on digits/query"
+    assert table.title == "vit: distance (px) of head on digits/query"
     assert table.rows == (("none", "116.5"),)
 
 

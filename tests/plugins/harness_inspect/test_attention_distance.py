@@ -147,9 +147,9 @@ def test_the_two_treatments_differ_by_what_the_class_token_gets():
     weights[..., 0] = 0.25
     weights[..., 1:, 1:] = among
     distances = patch_distances_px((3, 3), 48)
-    kept, _ = head_distances(weights[:, 0, 1:, 1:], distances, "renormalise")
-    dropped, mass = head_distances(weights[:, 0, 1:, 1:], distances, "drop")
-    assert mass.item() == pytest.approx(0.75)
+    kept, _ = head_distances(weights[:, 0, 1:], distances, "renormalise")
+    dropped, special = head_distances(weights[:, 0, 1:], distances, "drop")
+    assert special.item() == pytest.approx(0.25)
     assert dropped.item() == pytest.approx(0.75 * kept.item())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from harness.params import canonical
 from harness.protocols import ProbeContext
 from harness.testing.kit import Subject, run_checks
 from harness.testing.sample import TinyModel, sample_batch, take_images, take_outputs, tiny_model, without
-from harness.types import BlockAttention, Capability, ImageBatch, ModelOutputs, OutputSpec
+from harness.types import BlockAttention, Capability, ModelOutputs, OutputSpec
 from harness.weights import WeightsChoice
 from harness_inspect.attention_mass import smallest_sets
 from harness_inspect.attention_segmentation import AttentionSegmentationParams, harness_register_probes
@@ -88,7 +89,7 @@ def test_the_ends_are_nothing_and_everything_and_masses_are_nested():
     assert not sets[0].any()
     assert sets[-1].all()
     assert (sets[1].sum(axis=1) == 1).all()
-    for smaller, larger in zip(sets, sets[1:], strict=False):
+    for smaller, larger in pairwise(sets):
         assert (larger | ~smaller).all()
     assert not sets[-2][:, ::3].any()
 
@@ -413,6 +414,22 @@ def test_attention_that_is_none_is_refused_by_the_name_of_its_image(broken):
         asked(AttentionSegmentationProbe(), tiny_model(), images([on(1), on(2)]), outputs=outputs)
 
 
+def test_half_precision_is_read_exactly():
+    regions = [on(0, 1), on(4, 5)]
+    outputs = attending([on(0, 1), on(0, 2)], [on(4, 5), on(4, 6)])
+    halved = replace(outputs.attention[1], weights=outputs.attention[1].weights.to(torch.bfloat16))
+    found = table(
+        asked(
+            AttentionSegmentationProbe(),
+            tiny_model(),
+            images(regions),
+            outputs=replace(outputs, attention={1: halved}),
+        )
+    )
+    assert found["jaccard", "oracle"].value == 1.0
+    assert found["jaccard_of_head", 1].value == pytest.approx(1 / 3)
+
+
 def test_what_a_model_has_not_is_refused():
     model = tiny_model()
     with pytest.raises(CapabilityError, match="gives no attention"):
@@ -490,7 +507,7 @@ def test_trained_attention_beats_chance_and_untrained_does_not():
     }
     for rule in ("oracle", "mean", "fixed", "head_averaged"):
         assert found["pretrained"]["jaccard_minus_chance", rule].low > 0.03
-        assert abs(found["random"]["jaccard_minus_chance", rule].value) < 0.03
+        assert found["random"]["jaccard_minus_chance", rule].value < 0.01
 
 
 # --- what is shown -----------------------------------------------------------------------------------------------
@@ -554,7 +571,3 @@ def test_an_image_without_an_object_is_shown_as_such(finding_of):
     titles = [axes.get_title() for axes in figure.axes]
     assert "no object" in titles
     figure.canvas.draw()
-
-
-def test_the_type_of_a_batch_is_what_the_probe_says():
-    assert {"regions", "masks"} <= {field for field in ImageBatch.__slots__}
