@@ -272,12 +272,15 @@ class Preparation:
                 self._tables[name] = stored
         return missing
 
-    def _extract(self, cell: PlannedCell, missing: Mapping[str, _Wanted]) -> None:
-        """One pass over the union of the support images that ``missing`` needs, under the cell's perturbation."""
+    def _extract(self, cell: PlannedCell, missing: Mapping[str, _Wanted], *, keep: bool = True) -> None:
+        """One pass over the union of the support images that ``missing`` needs, under the cell's perturbation.
+
+        ``keep``: in the cache, where there is one.
+        """
         wanted = _union_of_positions(missing)
         want = union(item.spec.outputs(self.model.info.num_blocks) for item in missing.values())
         writers: dict[str, TableWriter] = {
-            name: MemoryWriter() if self.cache is None else self.cache.writer(item.key)
+            name: MemoryWriter() if self.cache is None or not keep else self.cache.writer(item.key)
             for name, item in missing.items()
         }
         self.progress.begin(f"{self.walk.model.ref.name}: support features", len(wanted))
@@ -293,13 +296,19 @@ class Preparation:
                     rows[name] += int(inside.sum())
                 self.progress.advance(len(batch))
             unread = max(len(item.positions) - rows[name] for name, item in missing.items())
-            # Of images that are asked about, those that cannot be read are left out there, too.
             if unread and not cell.probe.reference:
                 # Not kept: once those images are repaired, the same key means the whole table.
                 raise DataError(
                     f"{unread} of the {len(wanted)} support images that probes chose cannot be read",
                     hint="repair or remove the images that were reported, then run again",
                 )
+            if unread and keep and self.cache is not None:
+                # A reference may lack images that cannot be read, as they are left out where they are asked about; but
+                # the cache would give it for the whole one, once they are repaired.
+                for writer in writers.values():
+                    writer.discard()
+                self._extract(cell, missing, keep=False)
+                return
             self._tables |= {name: writer.finish() for name, writer in writers.items()}
         except BaseException as error:
             for writer in writers.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -376,6 +376,15 @@ class ImageBatch:
             columns={name: column.to(device) for name, column in self.columns.items()},
             realised={name: column.to(device) for name, column in self.realised.items()},
         )
+
+    def with_maps(self, move: Callable[[Tensor], Tensor]) -> ImageBatch:
+        """The same batch with ``move`` of each of its masks, regions and what was taken, (N, H, W) and of its type.
+
+        For perturbations that move pixels: whatever lies over the image must move with it.
+        """
+        names = [name for name in ("masks", "regions", "taken") if getattr(self, name) is not None]
+        moved: dict[str, Any] = {name: move(getattr(self, name)) for name in names}
+        return dataclasses.replace(self, **moved)
 
     def with_images(self, images: Tensor, **realised: Tensor) -> ImageBatch:
         """The same labels and ids with other pixels; ``realised`` (N,) values are added to what is there."""

@@ -45,9 +45,9 @@ def write_exhibits(
     """Draw what the probes of a plan's ``cells`` found, into ``folder/artifacts/PROBE``, each file in one step.
 
     ``records`` are those of the cells there are, in any order; ``exhibits`` gives what draws, by the fingerprint of the
-    probe. One exhibit shows all models, perturbations and levels of a probe on a dataset:
-    ``DATASET.png`` or ``DATASET-NAME.png``, and CSV files of these names. Files of an earlier exhibit of the same probe
-    and dataset are removed. An exhibit that cannot be drawn says so and leaves the others alone.
+    probe. One exhibit shows all models, perturbations and levels of a probe on a dataset: ``DATASET.png`` and
+    ``DATASET/NAME.png``, and CSV files of these names. Files of an earlier exhibit of the same probe and dataset are
+    removed. An exhibit that cannot be drawn says so and leaves the others alone.
     """
     by_key = {record.key: record for record in records if record.not_applicable is None}
     groups: dict[str, list[Cell]] = {}
@@ -125,17 +125,17 @@ class _StoredIds(Sequence[str]):
 def _write(made: Exhibit, place: Path, stem: str, probe: str) -> WrittenExhibit:
     pictures, tables = [], []
     for name, figure in made.pictures.items():
-        path = place / f"{_named(stem, name)}.png"
+        path = _path(place, stem, name, ".png")
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png")
         pictures.append(path)
     for name, table in made.tables.items():
-        path = place / f"{_named(stem, name)}.csv"
+        path = _path(place, stem, name, ".csv")
         write_text(path, _csv(table))
         tables.append(path)
-    for stale in place.iterdir() if place.is_dir() else ():
-        mine = stale.stem == stem or stale.stem.startswith(f"{stem}-")
-        if mine and stale.suffix in (".png", ".csv") and stale not in (*pictures, *tables):
+    own = place / stem
+    for stale in (place / f"{stem}.png", place / f"{stem}.csv", *(own.iterdir() if own.is_dir() else ())):
+        if stale.suffix in (".png", ".csv") and stale not in (*pictures, *tables):
             stale.unlink(missing_ok=True)
     return WrittenExhibit(probe=probe, pictures=tuple(pictures), tables=tuple(tables))
 
@@ -158,8 +158,8 @@ def _stem(record: ResultRecord, labels: Labels) -> str:
     return _safe("-".join(words))
 
 
-def _named(stem: str, name: str) -> str:
-    return f"{stem}-{_safe(name)}" if name else stem
+def _path(place: Path, stem: str, name: str, ending: str) -> Path:
+    return place / stem / f"{_safe(name)}{ending}" if name else place / f"{stem}{ending}"
 
 
 def _safe(text: str) -> str:

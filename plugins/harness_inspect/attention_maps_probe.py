@@ -23,7 +23,15 @@ from harness_inspect.attention_weights import (
 )
 from harness_inspect.figures import as_bytes
 from harness_inspect.inspection import Found
-from harness_inspect.map_numbers import as_array, cell_shares, entropy_bits, exact, mean_rows, ratio_rows, split_row
+from harness_inspect.map_numbers import (
+    as_array,
+    cell_shares,
+    entropy_bits,
+    mean_of_heads,
+    mean_rows,
+    ratio_rows,
+    split_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,7 +176,7 @@ class FittedAttentionMaps(FittedAttention):
         self, block: int, attention: BlockAttention, ids: tuple[str, ...]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """The map (N, patches), which sums to one, and what prefix tokens get (N,)."""
-        row = exact(token_rows(attention, self._info, self._token)).mean(dim=1)
+        row = mean_of_heads(token_rows(attention, self._info, self._token))
         of_patches, special = split_row(row, self._layouts[block].patches)
         require_finite(of_patches, ids, source=f"{self.name}: attention of block {block}")
         return as_array(of_patches), as_array(special)

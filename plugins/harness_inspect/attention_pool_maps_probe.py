@@ -16,7 +16,16 @@ from harness_inspect.attention_probe import AttentionProbe, FittedAttention
 from harness_inspect.attention_weights import attention_layouts, patch_grid, require_attention, token_asks, token_rows
 from harness_inspect.figures import as_bytes
 from harness_inspect.inspection import Found
-from harness_inspect.map_numbers import as_array, entropy_bits, exact, mean_rows, object_rows, on_object, split_row
+from harness_inspect.map_numbers import (
+    as_array,
+    entropy_bits,
+    exact,
+    mean_of_heads,
+    mean_rows,
+    object_rows,
+    on_object,
+    split_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +161,7 @@ class FittedPoolMaps(FittedAttention):
         shown: dict[str, npt.NDArray[Any]] = {}
         patch_grid(attention, self._info)
         if self._per_class:
-            rows = exact(attention.weights).mean(dim=1)
+            rows = mean_of_heads(attention.weights)
             rows = rows / rows.sum(dim=-1, keepdim=True)
             require_finite(rows, batch.ids, source=f"{self.name} on {self._info.name}")
             of_all = as_array(rows)
@@ -164,7 +173,7 @@ class FittedPoolMaps(FittedAttention):
             shown[CLASS_MAPS] = self._on_grid(of_all[images[:, None], chosen]).astype(np.float32)
         else:
             chosen = order[:, :1]
-            row = exact(token_rows(attention, self._info, "cls")).mean(dim=1)
+            row = mean_of_heads(token_rows(attention, self._info, "cls"))
             of_patches, special = split_row(row, self._layout.patches)
             require_finite(of_patches, batch.ids, source=f"{self.name} on {self._info.name}")
             maps = as_array(of_patches)[:, None]

@@ -26,7 +26,16 @@ from harness_inspect.attention_weights import (
 )
 from harness_inspect.figures import as_bytes
 from harness_inspect.inspection import Found
-from harness_inspect.map_numbers import as_array, entropy_bits, exact, mean_rows, object_rows, on_object, split_row
+from harness_inspect.map_numbers import (
+    as_array,
+    entropy_bits,
+    exact,
+    mean_of_heads,
+    mean_rows,
+    object_rows,
+    on_object,
+    split_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -147,7 +156,7 @@ class FittedRollout(FittedAttention):
         """
         for attention in outputs.attention.values():
             patch_grid(attention, self._info)
-        averaged = (exact(outputs.attention[b].weights).mean(dim=1) for b in reversed(range(self._info.num_blocks)))
+        averaged = (mean_of_heads(outputs.attention[b].weights) for b in reversed(range(self._info.num_blocks)))
         first = outputs.attention[0].weights
         row = rollout_row(averaged, self._start(len(batch)).to(first.device), discard=self._discard)
         of_patches, special = split_row(row, self._layout.patches)

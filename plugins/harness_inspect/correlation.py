@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness.entries import ProbeEntry
-from harness.errors import ParameterError
+from harness.errors import DataError, ParameterError
 from harness.hookspecs import hookimpl
 from harness.params import param
 from harness.token_ensemble import TokenEnsemble
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
 
 Axis = Literal["per_image", "per_dim"]
 By = Literal["none", "class", "group"]
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 (hex) of a file. Raises :class:`~harness.errors.DataError` for one that cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", hint="groups names a CSV file") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,7 @@ class CorrelationParams:
     groups: str | None = param(
         None, help="CSV with the columns class and group, a row for every class of the dataset", locates=True
     )
+    groups_sha256: str | None = param(None, help="SHA-256 of the file of groups; filled in from the file")
     reference_images: int = param(
         2048, help="clean images whose mean centres, and which others are paired with", unit="images", low=2
     )
@@ -51,6 +62,15 @@ class CorrelationParams:
                 "correlation: by=group and groups=FILE belong together",
                 hint="groups names a CSV with the columns class and group",
             )
+        if self.groups is not None:
+            # What the file says decides numbers, so it must stand in the key, wherever the file lies.
+            found = file_sha256(self.groups)
+            if self.groups_sha256 not in (None, found):
+                raise ParameterError(
+                    f"correlation: {self.groups} has the digest {found[:16]}, groups_sha256 says {self.groups_sha256}",
+                    hint="leave groups_sha256 out, or give the file that was meant",
+                )
+            object.__setattr__(self, "groups_sha256", found)
 
 
 @hookimpl

@@ -8,8 +8,8 @@ import numpy as np
 
 from harness.exhibits import Exhibit, Finding
 from harness_inspect.attention_pictures import by_model, measured, metric_table, note
-from harness_inspect.correlation_probe import KINDS
 from harness_inspect.figures import COLOURS, GREY, LABEL_PT, MARKERS, TICK_PT, frame, in_lines, new_figure, plain
+from harness_inspect.pearson import CORRELATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +31,9 @@ def exhibit(findings: Sequence[Finding]) -> Exhibit:
     pictures = {"": _means(findings)}
     if any(len(_images(finding)) for finding in findings):
         pictures["images"] = _spread(findings)
-    metrics = [f"{kind}{what}" for kind in KINDS for what in ("", "_sd")]
+    metrics = [f"{kind}{what}" for kind in CORRELATIONS for what in ("", "_sd")]
     for dim in _GROUPED:
-        metrics += [f"{kind}{what}_of_{dim}" for kind in KINDS for what in ("", "_sd")]
+        metrics += [f"{kind}{what}_of_{dim}" for kind in CORRELATIONS for what in ("", "_sd")]
         pages = _by_group(findings, dim)
         pictures |= {dim if number == 0 else f"{dim}-page{number + 1}": page for number, page in enumerate(pages)}
     return Exhibit(

@@ -16,7 +16,7 @@ from harness.types import FeatureSpec, FeatureTable, ImageBatch, Measurement, Mo
 from harness_inspect.class_groups import read_groups
 from harness_inspect.correlation import Axis, By, CorrelationParams
 from harness_inspect.inspection import MEAN, Found, InspectionRun
-from harness_inspect.pearson import Others, standardised
+from harness_inspect.pearson import CORRELATIONS, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
     Values = npt.NDArray[np.float64]
 
-KINDS = ("correlation", "correlation_centred", "correlation_floor", "correlation_centred_floor")
-"""Of an image: with its own clean features; after the mean clean features are taken away; and with others' clean ones,
-both ways."""
-
 # Sums over the images are kept to 2**-32 of numbers below 2**11: standardised features may be large.
-_SCALE = 2.0**-5
-_STILL = 1e-4
+_SCALE = 2.0**-7
+_STILL = 1e-3
 """Deviation of a dimension over the images, relative to the largest of all, below which it says nothing."""
+
+_FLAT = 4e-3
+"""Deviation of a standardised dimension under a perturbation below which the sums, as they are kept, say nothing."""
 
 
 class CorrelationProbe(Probe):
@@ -54,10 +53,16 @@ class CorrelationProbe(Probe):
         axis: Axis = "per_image",
         by: By = "none",
         groups: str | None = None,
+        groups_sha256: str | None = None,
         reference_images: int = 2048,
     ) -> None:
         params = CorrelationParams(
-            features=features, axis=axis, by=by, groups=groups, reference_images=reference_images
+            features=features,
+            axis=axis,
+            by=by,
+            groups=groups,
+            groups_sha256=groups_sha256,
+            reference_images=reference_images,
         )
         self._params = checked(params, "correlation")
         self._ensemble = TokenEnsemble.parse(self._params.features)
@@ -101,7 +106,6 @@ class CorrelationProbe(Probe):
             raise DataError(
                 f"correlation: features of {context.model.name} that are not finite", hint="try --precision fp32"
             )
-        mean = x.mean(axis=0)
         groups = None if self._params.groups is None else read_groups(self._params.groups, context.classes)
         if self._params.by == "class":
             groups = {name: name for name in context.classes}
@@ -109,9 +113,7 @@ class CorrelationProbe(Probe):
         return FittedCorrelation(
             model=context.model,
             spec=support.spec,
-            mean=mean,
-            others=Others.of(x, support.ids),
-            others_centred=Others.of(x - mean, support.ids),
+            reference=Reference.of(x, support.ids),
             deviation=x.std(axis=0) if self._params.axis == "per_dim" else None,
             groups=names,
             group_of_label=np.array(
@@ -122,7 +124,7 @@ class CorrelationProbe(Probe):
 
 
 class FittedCorrelation(FittedProbe):
-    """The reference: its ``mean`` (D,), and the vectors that others are paired with.
+    """The ``reference``: its mean, and the images that others are paired with.
 
     ``deviation`` (D,): for correlations over the images, None for those over dimensions. ``group_of_label``: for each
     class the place of its group in ``groups``.
@@ -137,9 +139,7 @@ class FittedCorrelation(FittedProbe):
         *,
         model: ModelInfo,
         spec: FeatureSpec,
-        mean: Values,
-        others: Others,
-        others_centred: Others,
+        reference: Reference,
         deviation: Values | None,
         groups: Sequence[str],
         group_of_label: npt.NDArray[np.int64],
@@ -147,12 +147,11 @@ class FittedCorrelation(FittedProbe):
     ) -> None:
         self._model = model
         self._spec = spec
-        self._mean = mean
-        self._others, self._others_centred = others, others_centred
+        self._reference = reference
         self._varies = None if deviation is None else deviation > _STILL * max(float(deviation.max()), 1e-300)
         self._deviation = None if deviation is None or self._varies is None else np.where(self._varies, deviation, 1.0)
         self._groups, self._group_of_label, self._by = tuple(groups), group_of_label, by
-        self.columns: dict[str, npt.DTypeLike] = dict.fromkeys(KINDS, np.float32)
+        self.columns: dict[str, npt.DTypeLike] = dict.fromkeys(CORRELATIONS, np.float32)
         if groups:
             self.columns["group"] = np.int32
 
@@ -170,15 +169,8 @@ class FittedCorrelation(FittedProbe):
         """
         assert clean is not None, "the engine gives the clean outputs to probes that compare"
         before, after = self._vectors(clean, batch.ids), self._vectors(outputs, batch.ids)
-        values: dict[str, npt.NDArray[np.float64]] = {}
-        for centre, others, name in ((0.0, self._others, ""), (self._mean, self._others_centred, "_centred")):
-            u, v = standardised(before - centre), standardised(after - centre)
-            values[f"correlation{name}"] = (u * v).sum(axis=1)
-            values[f"correlation{name}_floor"] = others.correlations(v, u, batch.ids)
-        # What is constant has no correlation, whatever is left of it once a mean is taken away.
-        undefined = np.isnan(values["correlation"])
-        values = {name: np.where(undefined, np.nan, column) for name, column in values.items()}
-        columns = {name: values[name][None].astype(np.float32) for name in KINDS}
+        values = self._reference.correlations(after, before, batch.ids)
+        columns = {name: values[name][None].astype(np.float32) for name in CORRELATIONS}
         if self._groups:
             columns["group"] = self._group_of_label[batch.labels.cpu().numpy()][None].astype(np.int32)
         return Found(values=columns, maps=self._sums(before, after))
@@ -195,7 +187,7 @@ class FittedCorrelation(FittedProbe):
     def _sums(self, before: Values, after: Values) -> Arrays:
         if self._deviation is None:
             return {}
-        u, v = ((x - self._mean) / self._deviation * _SCALE for x in (before, after))
+        u, v = ((x - self._reference.mean) / self._deviation * _SCALE for x in (before, after))
         return {"u": u, "v": v, "uu": u * u, "vv": v * v, "uv": u * v}
 
     def measure(self, outcomes: Outcomes, arrays: Arrays) -> list[Measurement]:
@@ -206,7 +198,7 @@ class FittedCorrelation(FittedProbe):
         """
         if self._varies is not None:
             return self._over_images(arrays, len(outcomes.positions))
-        columns = {name: outcomes.columns[name][0].astype(np.float64) for name in KINDS}
+        columns = {name: outcomes.columns[name][0].astype(np.float64) for name in CORRELATIONS}
         rows = _rows(columns, counted="images")
         if self._groups:
             groups, dim = outcomes.columns["group"][0], "class" if self._by == "class" else "group"
@@ -221,8 +213,7 @@ class FittedCorrelation(FittedProbe):
         assert self._varies is not None
         u, v, uu, vv, uv = (arrays[f"{MEAN}{name}"] for name in ("u", "v", "uu", "vv", "uv"))
         spreads = [np.maximum(uu - u * u, 0), np.maximum(vv - v * v, 0)]
-        # Standardised dimensions deviate by _SCALE; one that does so by a thousandth of that stands still.
-        defined = self._varies & (np.minimum(*spreads) > (_SCALE * 1e-3) ** 2)
+        defined = self._varies & (np.minimum(*spreads) > (_SCALE * _FLAT) ** 2)
         spread = np.sqrt(spreads[0] * spreads[1])
         found = np.where(defined, (uv - u * v) / np.where(defined, spread, 1.0), np.nan)
         # Over images a mean that is common to all changes nothing, and pairs of different images, all taken together,
@@ -241,7 +232,8 @@ def _rows(
         defined = column[~np.isnan(column)]
         if not len(defined):
             continue
-        interval = stats.bootstrap_mean(defined) if len(defined) > 1 else None
+        # Dimensions of one vector are no sample of anything: their mean has no interval.
+        interval = stats.bootstrap_mean(defined) if len(defined) > 1 and counted == "images" else None
         better = True if kind in ("correlation", "correlation_centred") else None
         rows.append(
             Measurement(

@@ -59,6 +59,9 @@ class CostProbe(ModelProbe):
       activations, softmax, pooling, biases and resizing are left out.
     - ``flops``, in billions: 2 ``macs``, as :class:`torch.utils.flop_counter.FlopCounterMode` counts.
     - ``weight_memory``, in MiB: parameters and buffers.
+
+    Of the model on a kind of device, whose kernels differ (fused attention keeps no map):
+
     - ``activation_memory``, in MiB for each ``batch``: most that tensors made in a pass hold at one moment, by
       :func:`~harness_inspect.activation_memory.peak_of_new_tensors`; under autocast the weights' copies are among them.
     - ``working_memory``, in MiB for each ``batch``: weights, images and activations together.

@@ -146,11 +146,14 @@ class InspectionRun(ProbeRun, HasArrays):
 
     def _steps(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         exact = np.asarray(values, dtype=np.float64)
-        # Written so that NaN does not pass.
-        if not (np.abs(exact) < _LARGEST).all():
+        if not np.isfinite(exact).all():
             raise HarnessError(
-                f"{self._inspection.name}: {name} must be finite and below {_LARGEST:g} in size",
-                hint="the model's outputs hold values that are not finite; try --precision fp32",
+                f"{self._inspection.name}: {name} holds numbers that are not finite", hint="try --precision fp32"
+            )
+        if (highest := float(np.abs(exact).max(initial=0.0))) >= _LARGEST:
+            raise HarnessError(
+                f"{self._inspection.name}: {name} reaches {highest:.4g}, its means are kept below {_LARGEST:g} only",
+                hint="the perturbation moves some feature out of all proportion; choose other features",
             )
         return np.rint(exact * _STEPS).astype(np.int64)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import Ridge
 
-from harness_inspect.pearson import Others, standardised
+from harness_inspect.pearson import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 
     Vectors = npt.NDArray[np.float64]
 
-CORRELATIONS = ("correlation", "correlation_centred", "correlation_floor", "correlation_centred_floor")
-"""Columns of the outcomes, and metrics: the mean of each over images."""
-
 STD_FLOOR = 1e-5
 """What is added to every standard deviation, so that a feature that never varies can be divided by it."""
-_ROUNDING = 1e-6
-"""Of a vector's largest number: numbers no further apart differ by the rounding of float32, and of means in it."""
 _DECIMALS = 9
 
 
@@ -34,16 +29,14 @@ class FittedBlock:
     """What the D features of a block, which lie at ``part`` of the whole vector, are read with.
 
     The classifier is ``(x - mean) @ weight + bias``, with ``mean`` (D,) that of the support images, ``weight`` (D, L)
-    and ``bias`` (L,), all float64. ``others``: the support images, which correlations with other images are with;
-    ``others_centred``: the same less the mean.
+    and ``bias`` (L,), all float64. ``reference``: the support images, which correlations with others are with.
     """
 
     part: slice
     mean: Tensor
     weight: Tensor
     bias: Tensor
-    others: Others
-    others_centred: Others
+    reference: Reference
 
     def to(self, device: torch.device) -> FittedBlock:
         """The same with its tensors on ``device``."""
@@ -55,21 +48,6 @@ class FittedBlock:
         scores = (x - self.mean) @ self.weight + self.bias
         # Classes whose scores differ by rounding alone are tied; the first of them wins, whatever the batch size.
         return np.asarray(scores.round(decimals=_DECIMALS).argmax(dim=1).cpu().numpy(), dtype=np.int64)
-
-    def correlations(self, perturbed: Vectors, clean: Vectors, ids: Sequence[str]) -> dict[str, Vectors]:
-        """Columns (N,) of :data:`CORRELATIONS` for features (N, D) of N images; NaN for vectors that do not vary."""
-        mean = self.mean.cpu().numpy()
-        u, v = (standardised(less(x, 0.0)) for x in (clean, perturbed))
-        u_centred, v_centred = (standardised(less(x, mean)) for x in (clean, perturbed))
-        found = {
-            "correlation": (u * v).sum(axis=1),
-            "correlation_centred": (u_centred * v_centred).sum(axis=1),
-            "correlation_floor": self.others.correlations(v, u, ids),
-            "correlation_centred_floor": self.others_centred.correlations(v_centred, u_centred, ids),
-        }
-        # What is constant has no correlation, whatever is left of it once a mean is taken away.
-        undefined = np.isnan(found["correlation"])
-        return {name: np.where(undefined, np.nan, np.clip(values, -1, 1)) for name, values in found.items()}
 
 
 def fit_block(
@@ -85,13 +63,5 @@ def fit_block(
         mean=torch.from_numpy(mean),
         weight=torch.from_numpy(np.ascontiguousarray(coefficients.T / std[:, None])),
         bias=torch.from_numpy(np.asarray(ridge.intercept_, dtype=np.float64).reshape(-1)),
-        others=Others.of(less(x, 0.0), ids),
-        others_centred=Others.of(less(x, mean), ids),
+        reference=Reference.of(x, ids),
     )
-
-
-def less(x: Vectors, mean: Vectors | float) -> Vectors:
-    """Vectors (N, D) less ``mean`` (D,); zero where what is left of one varies by no more than rounding."""
-    moved: Vectors = x - mean
-    moved[np.ptp(moved, axis=1) <= _ROUNDING * np.abs(x).max(axis=1)] = 0
-    return moved

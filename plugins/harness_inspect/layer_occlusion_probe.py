@@ -16,8 +16,9 @@ from harness.stats import chance_corrected, resampled_means
 from harness.types import FeatureSpec, Measurement
 from harness_inspect.inspection import Found, InspectionRun
 from harness_inspect.layer_occlusion import LayerOcclusionParams
-from harness_inspect.layer_occlusion_block import CORRELATIONS, FittedBlock, fit_block
+from harness_inspect.layer_occlusion_block import FittedBlock, fit_block
 from harness_inspect.map_numbers import as_array, exact
+from harness_inspect.pearson import CORRELATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -235,7 +236,7 @@ class FittedLayerOcclusion(FittedProbe):
             columns["prediction"].append(prediction.astype(np.int32))
             columns["correct"].append(prediction == labels)
             columns["clean_correct"].append(self._learned[fitted.predict(u)] == labels)
-            for name, values in fitted.correlations(as_array(x), as_array(u), batch.ids).items():
+            for name, values in fitted.reference.correlations(as_array(x), as_array(u), batch.ids).items():
                 columns[name].append(values.astype(np.float32))
         return Found(values={name: np.stack(rows) for name, rows in columns.items()})
 
@@ -333,15 +334,15 @@ def _measured(
     unit: str,
     higher_is_better: bool | None = True,
 ) -> Measurement:
-    """An interval holds its mean but for rounding, which equal values of all images would show."""
+    """An interval holds its mean but for rounding, which equal values of all images would show; one image has none."""
     return Measurement(
         metric=metric,
         value=value,
         n=n,
         dims=dims,
-        low=min(ends[0], value),
-        high=max(ends[1], value),
-        interval="bootstrap95",
+        low=min(ends[0], value) if n > 1 else None,
+        high=max(ends[1], value) if n > 1 else None,
+        interval="bootstrap95" if n > 1 else None,
         unit=unit,
         higher_is_better=higher_is_better,
     )

@@ -27,6 +27,11 @@ def exact(values: Tensor) -> Tensor:
     return values.detach().to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
+def mean_of_heads(weights: Tensor) -> Tensor:
+    """The mean over the heads of (N, heads, ...) as :func:`exact`, without a copy of every head in that type."""
+    return weights.detach().mean(dim=1, dtype=torch.float32 if weights.device.type == "mps" else torch.float64)
+
+
 def as_array(values: Tensor) -> npt.NDArray[np.float64]:
     """``values`` as a float64 array."""
     return np.asarray(exact(values).cpu().numpy(), dtype=np.float64)
@@ -81,6 +86,12 @@ def mean_rows(
     what else a measurement says.
     """
     array = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if array.shape[1] < 2:
+        # One image shows no spread.
+        return [
+            _measured(metric, float(row.mean()), None, None, dims=d, n=1, **said)
+            for row, d in zip(array, dims, strict=True)
+        ]
     low, high = np.quantile(resampled_means(array), _ENDS, axis=0)
     return [
         _measured(metric, float(row.mean()), (float(a), float(b)), "bootstrap95", dims=d, n=array.shape[1], **said)
@@ -130,7 +141,9 @@ def ratio_rows(
         if (of_bottom > 0).all():
             low, high = np.quantile(of_top / of_bottom, _ENDS)
             value, ends = float(top.mean() / bottom.mean()), (float(low), float(high))
-            rows.append(_measured(metric, value, ends, "bootstrap95", dims=d, n=len(top), unit="", **said))
+            several = len(top) > 1
+            named = (ends, "bootstrap95") if several else (None, None)
+            rows.append(_measured(metric, value, *named, dims=d, n=len(top), unit="", **said))
     return rows
 
 

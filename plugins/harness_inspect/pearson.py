@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
     Vectors = npt.NDArray[np.float64]
 
-_CONSTANT = 1e-6
-"""Deviation of a vector's numbers, relative to the largest, below which rounding is all that tells them apart."""
+CORRELATIONS = ("correlation", "correlation_centred", "correlation_floor", "correlation_centred_floor")
+"""Of an image: with its own clean features; after the mean clean features are taken away; and with others' clean ones,
+both ways."""
+
+_ROUNDING = 1e-6
+"""Of a vector's largest number: numbers no further apart differ by the rounding of float32, and of means in it."""
 
 
 def standardised(vectors: Vectors) -> Vectors:
@@ -25,10 +29,16 @@ def standardised(vectors: Vectors) -> Vectors:
     """
     moved = vectors - vectors.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
-    constant = lengths <= _CONSTANT * largest * np.sqrt(vectors.shape[1])
+    constant = (np.ptp(vectors, axis=1) == 0)[:, None] | (lengths == 0)
     found: Vectors = np.where(constant, np.nan, moved / np.where(constant, 1.0, lengths))
     return found
+
+
+def less(x: Vectors, mean: Vectors | float) -> Vectors:
+    """Vectors (N, D) less ``mean`` (D,); zero where what is left of one varies by no more than rounding."""
+    moved: Vectors = x - mean
+    moved[np.ptp(moved, axis=1) <= _ROUNDING * np.abs(x).max(axis=1)] = 0
+    return moved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +71,34 @@ class Others:
         count = len(self.ids) - own
         found: Vectors = (perturbed * total).sum(axis=1) / np.where(count > 0, count, np.nan)
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Clean images that others are held against: the ``mean`` (D,) of their vectors, and these with and without it."""
+
+    mean: Vectors
+    others: Others
+    others_centred: Others
+
+    @classmethod
+    def of(cls, vectors: Vectors, ids: Sequence[str]) -> Reference:
+        """That of the clean ``vectors`` (K, D) of the images ``ids``."""
+        mean = vectors.mean(axis=0)
+        return cls(
+            mean=mean, others=Others.of(less(vectors, 0.0), ids), others_centred=Others.of(less(vectors, mean), ids)
+        )
+
+    def correlations(self, perturbed: Vectors, clean: Vectors, ids: Sequence[str]) -> dict[str, Vectors]:
+        """Columns (N,) of :data:`CORRELATIONS` for features (N, D) of N images; NaN for vectors that do not vary."""
+        u, v = (standardised(less(x, 0.0)) for x in (clean, perturbed))
+        u_centred, v_centred = (standardised(less(x, self.mean)) for x in (clean, perturbed))
+        found = {
+            "correlation": (u * v).sum(axis=1),
+            "correlation_centred": (u_centred * v_centred).sum(axis=1),
+            "correlation_floor": self.others.correlations(v, u, ids),
+            "correlation_centred_floor": self.others_centred.correlations(v_centred, u_centred, ids),
+        }
+        # What is constant has no correlation, whatever is left of it once a mean is taken away.
+        undefined = np.isnan(found["correlation"])
+        return {name: np.where(undefined, np.nan, np.clip(values, -1, 1)) for name, values in found.items()}

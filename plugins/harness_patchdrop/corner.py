@@ -69,13 +69,17 @@ class ImageInCorner:
         rows, columns = _window(self._corner, size, (height, width))
         canvas[:, :, rows, columns] = _resized(batch.images, size)
         covered = torch.full((len(batch),), size[0] * size[1] / (height * width), dtype=torch.float64)
-        pasted = batch.with_images(canvas, covered_area=covered)
-        if batch.masks is None:
-            return pasted
-        masks = torch.zeros_like(batch.masks)
-        small = functional.interpolate(batch.masks[:, None].float(), size=size, mode="nearest-exact")
-        masks[:, rows, columns] = small[:, 0].bool()
-        return replace(pasted, masks=masks)
+
+        def pasted(maps: Tensor) -> Tensor:
+            small = functional.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")
+            moved = torch.zeros_like(maps)
+            moved[:, rows, columns] = small[:, 0].to(maps.dtype)
+            return moved
+
+        moved = batch.with_images(canvas, covered_area=covered).with_maps(pasted)
+        beside = torch.ones(len(batch), height, width, dtype=torch.bool, device=canvas.device)
+        beside[:, rows, columns] = False
+        return replace(moved, taken=beside if moved.taken is None else beside | moved.taken)
 
 
 def _window(corner: Corner, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[slice, slice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -175,9 +175,7 @@ class PatchShuffle:
             shuffled_area=area,
             **mask_groups(batch.ids, self._mask_scope, self.context),
         )
-        if batch.masks is None:
-            return mixed
-        return replace(mixed, masks=shuffled(batch.masks[:, None], order, grid)[:, 0])
+        return mixed.with_maps(lambda maps: shuffled(maps[:, None], order, grid)[:, 0])
 
 
 def _whole(level: float | None) -> int:

@@ -49,7 +49,6 @@ def test_perturbations(name):
         "centroid",
         "retrieval",
         "correlation",
-        "correlation:axis=per_dim",
         "token_cosine",
         "shape_bias",
         "position_similarity",
@@ -64,11 +63,7 @@ def test_probes(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "attention_distance",
-        "attention_rollout",
-        "attention_maps",
-        "attention_pool_maps",
-        "attention_segmentation",
+        "correlation:axis=per_dim",
         "layer_occlusion",
         "cost:batch_sizes=1:rounds=3:round_seconds=0",
     ],

@@ -189,6 +189,25 @@ def test_a_reference_leaves_out_what_cannot_be_read(run, model):
     assert result.records[0].get("distance").n == 32
 
 
+def test_a_reference_that_lacks_images_is_not_kept_for_the_whole_one(run, model, tmp_path):
+    from engine_doubles.data import CountingDataset
+
+    cache = tmp_path / "features-here"
+    run(
+        model=model,
+        dataset=CountingDataset(unreadable={("query", 4)}, skip=True),
+        probe=DistanceProbe(),
+        cache_dir=cache,
+    )
+    whole = DistanceProbe()
+    result = run(model=model, dataset=CountingDataset(), probe=whole, cache_dir=cache, out="repaired")
+    assert len(whole.tables[0]) == 17
+    assert result.counters.cached_tables == 0
+    again = DistanceProbe()
+    result = run(model=model, dataset=CountingDataset(), probe=again, cache_dir=cache, out="again")
+    assert (len(again.tables[0]), result.counters.cached_tables) == (17, 1)
+
+
 def test_a_reference_needs_no_support_split(run, model):
     from engine_doubles.data import tiny_dataset
 
@@ -267,7 +286,7 @@ def test_an_exhibit_shows_every_finding_of_a_probe(run_shown):
     folder = result.path / "artifacts" / "distance"
     (exhibit,) = result.exhibits
     assert exhibit.problem is None
-    assert [path.name for path in exhibit.pictures] == ["tints.png", "tints-again.png"]
+    assert exhibit.pictures == (folder / "tints.png", folder / "tints" / "again.png")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in exhibit.pictures)
     rows = list(csv.reader((folder / "tints.csv").read_text().splitlines()))
     assert rows[0] == ["model", "condition", "level", "mean", "first id"]
@@ -286,10 +305,16 @@ def test_an_exhibit_shows_every_finding_of_a_probe(run_shown):
 def test_pictures_of_an_earlier_exhibit_go_and_those_of_others_stay(run_shown):
     given = {"models": ("tiny",), "datasets": ("tints",), "probes": ("distance",), "perturbations": ("none",)}
     folder = run_shown(**given).path / "artifacts" / "distance"
-    (folder / "tints-old.png").write_bytes(b"")
-    (folder / "other.png").write_bytes(b"")
+    (folder / "tints" / "old.png").write_bytes(b"")
+    (folder / "tints-others").mkdir()
+    others = [folder / "other.png", folder / "tints-others.csv", folder / "tints-others" / "again.png"]
+    for path in others:
+        path.write_bytes(b"")
     run_shown(**given)
-    assert sorted(path.name for path in folder.iterdir()) == ["other.png", "tints-again.png", "tints.csv", "tints.png"]
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert found == sorted(
+        [*(str(path.relative_to(folder)) for path in others), "tints/again.png", "tints.csv", "tints.png"]
+    )
 
 
 def test_an_exhibit_that_cannot_be_drawn_costs_nothing_else(run_shown):

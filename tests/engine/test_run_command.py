@@ -112,7 +112,7 @@ def test_some_cell_failed(harness):
     assert "failed: unbuildable / tints/query / none / pixels: RuntimeError: this architecture" in answer.err
     assert answer.err.count("Traceback") == 1
     assert "Traceback" not in answer.out
-    assert "tiny: pixels of pixels" in answer.out
+    assert "tiny: pixels on tints/query (hash)" in answer.out
 
 
 @pytest.mark.parametrize(

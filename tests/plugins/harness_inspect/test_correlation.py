@@ -16,9 +16,10 @@ from harness.protocols import ProbeContext
 from harness.testing.sample import sample_batch, tiny_model, without
 from harness.types import Capability, FeatureSpec, FeatureTable, ModelOutputs
 from harness_inspect.class_groups import read_groups
+from harness_inspect.correlation import CorrelationParams
 from harness_inspect.correlation_exhibit import exhibit
-from harness_inspect.correlation_probe import KINDS, CorrelationProbe
-from harness_inspect.pearson import Others, standardised
+from harness_inspect.correlation_probe import CorrelationProbe
+from harness_inspect.pearson import CORRELATIONS, Others, standardised
 
 MODEL = tiny_model()
 N, D = 24, 17
@@ -87,6 +88,7 @@ def test_over_the_images_each_dimension_has_scipys_correlation():
     assert rows["correlation_sd",].value == pytest.approx(np.std(expected), abs=1e-5)
     assert rows["correlation",].n == D
     assert rows["correlation",].counted == "dimensions"
+    assert rows["correlation",].low is None
 
 
 def test_over_the_images_the_floor_is_that_of_all_mismatched_pairs():
@@ -98,7 +100,7 @@ def test_over_the_images_the_floor_is_that_of_all_mismatched_pairs():
 
 def test_means_and_deviations_are_those_of_the_images():
     rows, columns = found(CorrelationProbe())
-    for kind in KINDS:
+    for kind in CORRELATIONS:
         values = columns[kind][0].astype(np.float64)
         assert rows[kind,].value == pytest.approx(values.mean())
         assert rows[f"{kind}_sd",].value == pytest.approx(values.std())
@@ -194,7 +196,21 @@ def test_groups_that_cannot_be_are_refused_with_their_line(tmp_path, text, said)
         read_groups(str(file), CLASSES)
 
 
+def test_what_the_file_of_groups_says_is_part_of_the_key_and_its_place_is_not(tmp_path):
+    from harness.params import identity
+
+    files = [tmp_path / name for name in ("a.csv", "b.csv", "c.csv")]
+    for file, group in zip(files, ("x", "x", "y"), strict=True):
+        file.write_text(f"class,group\nclass 0,{group}\n")
+    one, same, other = (identity(CorrelationParams(by="group", groups=str(file))) for file in files)
+    assert one == same != other
+    with pytest.raises(ParameterError, match="has the digest"):
+        CorrelationParams(by="group", groups=str(files[0]), groups_sha256="0" * 64)
+
+
 def test_a_file_of_groups_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        CorrelationProbe(by="group", groups=str(tmp_path / "nowhere.csv"))
     with pytest.raises(DataError, match="cannot be read"):
         read_groups(str(tmp_path / "nowhere.csv"), CLASSES)
 

@@ -23,10 +23,11 @@ from harness.testing import SampleOptions, Subject, run_checks
 from harness.testing.sample import sample_batch, take_images, take_outputs, tiny_model, without
 from harness.types import BlockTokens, Capability, FeatureTable, Measurement, ModelOutputs, ResultRecord
 from harness_inspect.layer_occlusion import LayerOcclusionParams, harness_register_probes
-from harness_inspect.layer_occlusion_block import STD_FLOOR, fit_block, less
+from harness_inspect.layer_occlusion_block import STD_FLOOR, fit_block
 from harness_inspect.layer_occlusion_exhibit import PANELS, exhibit
 from harness_inspect.layer_occlusion_probe import LayerOcclusionProbe
 from harness_inspect.layer_occlusion_series import CONDITION, LEVEL, LOSS, series_of
+from harness_inspect.pearson import less
 
 CLASSES = 5
 SHOTS, QUERIES = 8, 6
@@ -277,8 +278,8 @@ def test_saying_everything_several_times_changes_nothing(seed, n, width, copies,
         for block, q in ((plain, queries), (wide, np.tile(queries, copies)))
     )
     np.testing.assert_allclose(again.numpy(), scores.numpy(), atol=1e-8)
-    expected = plain.correlations(queries, clean, asked)
-    for name, values in wide.correlations(np.tile(queries, copies), np.tile(clean, copies), asked).items():
+    expected = plain.reference.correlations(queries, clean, asked)
+    for name, values in wide.reference.correlations(np.tile(queries, copies), np.tile(clean, copies), asked).items():
         np.testing.assert_allclose(values, expected[name], atol=1e-9)
 
 

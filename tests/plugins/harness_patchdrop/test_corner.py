@@ -142,6 +142,16 @@ def test_foreground_masks_go_along(batch_of, ready, applied):
     assert torch.equal(after.masks, expected)
 
 
+def test_regions_go_along_and_the_canvas_beside_is_taken(batch_of, ready, applied):
+    batch = batch_of(("a", "b"))
+    regions = torch.full((2, *batch.images.shape[2:]), 7, dtype=torch.uint8)
+    after = applied(ready(ImageInCorner(corner="top_left", scale=0.5)), replace(batch, regions=regions), None)
+    height, width = (round(0.5 * side) for side in batch.images.shape[2:])
+    assert (after.regions[:, :height, :width] == 7).all()
+    assert after.regions.sum() == 2 * 7 * height * width
+    assert torch.equal(after.taken, after.regions == 0)
+
+
 def test_it_must_be_prepared_first(batch_of):
     with pytest.raises(RuntimeError, match="prepare"):
         ImageInCorner().begin(batch_of(IDS[:1]))

@@ -138,6 +138,15 @@ def test_foreground_masks_move_with_their_images(batch_of, ready, applied):
     assert not torch.equal(after.masks, batch.masks)
 
 
+def test_regions_and_what_was_taken_move_with_their_images(batch_of, ready, applied):
+    batch = batch_of(IDS)
+    regions = (batch.images[:, 0] * 200).to(torch.uint8)
+    batch = replace(batch, regions=regions, taken=regions > 90)
+    after = applied(ready(PatchShuffle()), batch, 16)
+    assert torch.equal(after.regions, (after.images[:, 0] * 200).to(torch.uint8))
+    assert torch.equal(after.taken, after.regions > 90)
+
+
 def test_one_block_changes_nothing(batch_of, ready, applied):
     batch = batch_of(IDS)
     for rows in (None, 3):
