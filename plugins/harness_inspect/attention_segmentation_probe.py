@@ -205,7 +205,7 @@ class FittedAttentionSegmentation(FittedAttention):
             raise DataError(
                 f"{self.name}: the dataset does not tell where the objects are",
                 hint="take one with masks: shapes (exact, no download), voc (PASCAL VOC 2012), or masks (a folder of "
-                "images with a folder of masks)",
+                "images with a folder of masks); harness show takes --mask FILE for each --image",
             )
         maps = self._maps(batch, outputs)
         grid, cells = self._layout.grid, self._layout.patches

@@ -23,7 +23,7 @@ _GROUPED = ("class", "group")
 _PANELS = 6
 _BARS = 24
 _SPREAD_IN = 0.42
-"""Width of one violin."""
+"""Height of the row of one violin."""
 
 
 def exhibit(findings: Sequence[Finding]) -> Exhibit:
@@ -49,7 +49,10 @@ def _one(finding: Finding, metric: str) -> Measurement | None:
 
 
 def _means(findings: Sequence[Finding]) -> Figure:
-    """For as-is and centred features a panel; along it the conditions, in it a line for every model."""
+    """For as-is and centred features a panel; along it the conditions, in it dots for every model.
+
+    Lines join the levels of one perturbation, and the clean images to them where there is no other.
+    """
     groups = by_model(findings)
     conditions = list(dict.fromkeys(finding.condition for finding in findings))
     longest = max(map(len, groups))
@@ -73,11 +76,11 @@ def _means(findings: Sequence[Finding]) -> Figure:
             ha="center" if len(conditions) <= 3 else "right",
         )
         axes.set_xlim(-0.4, len(conditions) - 0.6)
-    panels[0].set_ylim(top=1.04)
+    panels[0].set_ylim(top=max(1.04, panels[0].get_ylim()[1]))
     figure.legend(loc="outside right upper", fontsize=TICK_PT, frameon=False)
     note(
         figure,
-        "bars: deviation over images (or dimensions); dashed: the floor, perturbed features with those of others",
+        "bars: deviation over images (or dimensions); dashes: the floor, perturbed features with those of others",
     )
     return figure
 
@@ -93,28 +96,43 @@ def _line(
     kind, style, count = how
     colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     aside = 0.0 if count == 1 else 0.3 * (style / (count - 1) - 0.5)
-    found = [(conditions.index(finding.condition) + aside, finding) for finding in members]
-    for metric, dashes in ((kind, "-"), (f"{kind}_floor", (0, (2, 2)))):
-        points = [
-            (place, row, _one(finding, f"{metric}_sd")) for place, finding in found if (row := _one(finding, metric))
-        ]
-        if not points:
-            continue
-        places, values = [place for place, _, _ in points], [row.value for _, row, _ in points]
-        is_floor = metric != kind
-        axes.plot(
-            places,
-            values,
-            color=colour,
-            linestyle=dashes,
-            linewidth=0.9 if is_floor else 1.3,
-            marker="" if is_floor and len(points) > 1 else marker,
-            markersize=3 if is_floor else 4.5,
-            label=None if is_floor or label is None else plain(label),
-        )
-        if not is_floor:
-            spread = [0.0 if deviation is None else deviation.value for _, _, deviation in points]
-            axes.errorbar(places, values, yerr=spread, color=colour, linewidth=0, elinewidth=0.9, capsize=2)
+    for sweep in _sweeps(members):
+        found = [(conditions.index(finding.condition) + aside, finding) for finding in sweep]
+        for metric, dashes in ((kind, "-"), (f"{kind}_floor", (0, (2, 2)))):
+            points = [
+                (place, row, _one(finding, f"{metric}_sd"))
+                for place, finding in found
+                if (row := _one(finding, metric))
+            ]
+            if not points:
+                continue
+            places, values = [place for place, _, _ in points], [row.value for _, row, _ in points]
+            is_floor = metric != kind
+            axes.plot(
+                places,
+                values,
+                color=colour,
+                linestyle=dashes,
+                linewidth=0.9 if is_floor else 1.3,
+                marker=marker if not is_floor else "" if len(points) > 1 else "_",
+                markersize=9 if is_floor else 4.5,
+                label=None if is_floor or label is None else plain(label),
+            )
+            if not is_floor:
+                spread = [0.0 if deviation is None else deviation.value for _, _, deviation in points]
+                axes.errorbar(places, values, yerr=spread, color=colour, linewidth=0, elinewidth=0.9, capsize=2)
+                label = None
+
+
+def _sweeps(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings of one model in parts that a line joins: the levels of a perturbation; what has no level is alone."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        stem = finding.condition if finding.level is None else f"{finding.condition.rpartition('@')[0]}@"
+        groups.setdefault(stem, []).append(finding)
+    if len(groups) == 2 and "none" in groups and any(stem.endswith("@") for stem in groups):
+        return [list(findings)]
+    return list(groups.values())
 
 
 def _images(finding: Finding) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -126,7 +144,7 @@ def _images(finding: Finding) -> np.ndarray[tuple[int, ...], np.dtype[np.float64
 
 
 def _spread(findings: Sequence[Finding]) -> Figure:
-    """How the images of every finding spread: as they are, and with other images, side by side."""
+    """How the correlations of the images of every finding spread, a row for each."""
     labels = [in_lines(finding.label, 30) for finding in findings]
     figure = new_figure(6.4, 1.3 + _SPREAD_IN * len(findings), title="correlation of each image")
     axes = figure.subplots()
@@ -135,6 +153,7 @@ def _spread(findings: Sequence[Finding]) -> Figure:
     for height, finding in enumerate(findings):
         values = _images(finding)
         if not len(values):
+            labels[height] += "\n(none)"
             continue
         if np.ptp(values) < 1e-6:
             axes.plot([values[0]] * 2, [height - 0.3, height + 0.3], color=colours[finding.model], linewidth=2)

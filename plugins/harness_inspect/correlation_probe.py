@@ -32,6 +32,9 @@ _SCALE = 2.0**-7
 _STILL = 1e-3
 """Deviation of a dimension over the images, relative to the largest of all, below which it says nothing."""
 
+_FARTHEST = 32.0
+"""Size of a standardised and scaled feature from which on its square would outgrow what sums can hold."""
+
 _FLAT = 4e-3
 """Deviation of a standardised dimension under a perturbation below which the sums, as they are kept, say nothing."""
 
@@ -188,13 +191,17 @@ class FittedCorrelation(FittedProbe):
         if self._deviation is None:
             return {}
         u, v = ((x - self._reference.mean) / self._deviation * _SCALE for x in (before, after))
-        return {"u": u, "v": v, "uu": u * u, "vv": v * v, "uv": u * v}
+        # A unit that hardly ever fires on clean images may fire under a perturbation, thousands of its deviations away.
+        beyond = np.maximum(np.abs(u), np.abs(v)) >= _FARTHEST
+        u, v = np.where(beyond, 0.0, u), np.where(beyond, 0.0, v)
+        return {"u": u, "v": v, "uu": u * u, "vv": v * v, "uv": u * v, "beyond": beyond.astype(np.float64)}
 
     def measure(self, outcomes: Outcomes, arrays: Arrays) -> list[Measurement]:
         """Each of the four as a mean with its interval and as deviation (``_sd``), over images or over dimensions.
 
-        ``undefined``: how many images, or dimensions, have no correlation, as their features do not vary. They are in
-        no mean; without any other there is no row but this.
+        ``undefined``: how many images, or dimensions, have no correlation, as their features do not vary; of dimensions
+        also those that hardly vary on clean images and leap under the perturbation, by more than 4096 deviations. They
+        are in no mean; without any other there is no row but this.
         """
         if self._varies is not None:
             return self._over_images(arrays, len(outcomes.positions))
@@ -213,7 +220,7 @@ class FittedCorrelation(FittedProbe):
         assert self._varies is not None
         u, v, uu, vv, uv = (arrays[f"{MEAN}{name}"] for name in ("u", "v", "uu", "vv", "uv"))
         spreads = [np.maximum(uu - u * u, 0), np.maximum(vv - v * v, 0)]
-        defined = self._varies & (np.minimum(*spreads) > (_SCALE * _FLAT) ** 2)
+        defined = self._varies & (np.minimum(*spreads) > (_SCALE * _FLAT) ** 2) & (arrays[f"{MEAN}beyond"] == 0)
         spread = np.sqrt(spreads[0] * spreads[1])
         found = np.where(defined, (uv - u * v) / np.where(defined, spread, 1.0), np.nan)
         # Over images a mean that is common to all changes nothing, and pairs of different images, all taken together,

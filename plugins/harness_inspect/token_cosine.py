@@ -25,7 +25,9 @@ class TokenCosineParams:
     """Parameters of ``token_cosine``."""
 
     tokens: str = param(
-        ALL, help="two or more tokens, such as cls+shape or cls+dist+patch (the mean patch token); all prefix tokens"
+        ALL,
+        help="two or more tokens, such as cls+shape or cls+dist+patch (the mean patch token); all: the prefix tokens, "
+        "of which an only one is compared with the mean patch token",
     )
     blocks: str = param("all", help="blocks, as in token ensembles: all, last, last4, 0+11")
     norm: bool = param(True, help="after the model's final norm, as the published token extractors do")

@@ -152,6 +152,18 @@ def test_dimensions_that_never_vary_are_left_out():
     assert rows["undefined",].value == 2
 
 
+def test_a_unit_that_leaps_from_next_to_nothing_is_left_out_and_stops_no_run():
+    clean, changed = np.abs(CLEAN), np.abs(CHANGED)
+    clean[:, 3] = 0
+    clean[4, 3] = 0.06
+    changed[9, 3] = 1e3
+    rows, _ = found(CorrelationProbe(axis="per_dim"), clean=clean, changed=changed)
+    expected = [pearsonr(clean[:, d], changed[:, d]).statistic for d in range(D) if d != 3]
+    assert rows["undefined",].value == 1
+    assert rows["correlation",].n == D - 1
+    assert rows["correlation",].value == pytest.approx(np.mean(expected), abs=1e-5)
+
+
 def test_a_row_for_every_class_and_for_every_group(tmp_path):
     rows, columns = found(CorrelationProbe(by="class"))
     third = [i for i, label in enumerate(LABELS) if label == 3]
@@ -242,3 +254,27 @@ def test_pictures_are_there_for_means_images_and_classes(finding_of):
     assert set(made.pictures) == {"", "images", "class"}
     kinds = {row[2] for row in made.tables[""].rows}
     assert {"correlation", "correlation_floor_of_class", "correlation_centred_sd"} <= kinds
+
+
+def test_lines_join_the_levels_of_a_perturbation_and_nothing_else(finding_of):
+    one = finding_of(CorrelationProbe())
+    clean, low, high, other = (
+        replace(one, condition=condition, level=level)
+        for condition, level in (("none", None), ("drop@0.2", 0.2), ("drop@0.4", 0.4), ("shuffle", None))
+    )
+
+    def joined(*findings):
+        lines = exhibit(findings).pictures[""].axes[0].lines
+        return sorted(len(line.get_xdata()) for line in lines if line.get_marker() == "o")
+
+    assert joined(clean, low, high) == [3]
+    assert joined(clean, low, high, other) == [1, 1, 2]
+    assert joined(clean, other) == [1, 1]
+
+
+def test_deviations_that_reach_beyond_one_are_drawn_in_full(finding_of):
+    one = finding_of(CorrelationProbe())
+    rows = tuple(replace(row, value=0.5) if row.metric.endswith("_sd") else row for row in one.record.measurements)
+    rows = tuple(replace(row, value=0.8, low=0.8, high=0.8) if row.metric == "correlation" else row for row in rows)
+    made = exhibit([replace(one, record=replace(one.record, measurements=rows))])
+    assert made.pictures[""].axes[0].get_ylim()[1] > 1.3

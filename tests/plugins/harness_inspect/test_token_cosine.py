@@ -105,7 +105,8 @@ def test_parameters_that_mean_nothing_are_refused(given):
 
 
 def test_many_lines_take_several_pictures(finding_of):
-    findings = [finding_of(TokenCosineProbe(), model=f"model {i}") for i in range(12)]
+    one = finding_of(TokenCosineProbe())
+    findings = [replace(one, model=f"model {i}") for i in range(12)]
     made = exhibit(findings)
     assert set(made.pictures) == {"", "page2"}
     assert {row[0] for row in made.tables[""].rows} == {f"model {i}" for i in range(12)}
