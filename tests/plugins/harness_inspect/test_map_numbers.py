@@ -88,10 +88,14 @@ class TestMeans:
             assert row.interval == "t95"
 
     def test_one_image_has_no_spread(self):
-        (row,) = many_mean_rows("depth", [[2.0]], [{}])
-        assert (row.value, row.low, row.high, row.interval, row.n) == (2.0, None, None, None, 1)
-        (row,) = mean_rows("depth", [2.0])
-        assert row.low == row.value == row.high
+        (many,) = many_mean_rows("depth", [[2.0]], [{}])
+        (one,) = mean_rows("depth", [[2.0]])
+        (ratio,) = ratio_rows("depth", [[2.0]], [[4.0]])
+        assert [(row.value, row.low, row.high, row.interval) for row in (many, one, ratio)] == [
+            (2.0, None, None, None),
+            (2.0, None, None, None),
+            (0.5, None, None, None),
+        ]
 
     def test_equal_values_lie_in_their_interval(self):
         (row,) = mean_rows("depth", np.full(37, 116.49222709176634))
