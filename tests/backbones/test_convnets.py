@@ -234,7 +234,8 @@ def test_gradients_are_those_of_the_bare_network_and_reach_no_parameter(name):
 def test_images_are_independent(name):
     images = pixels(name, 4)
     parts = torch.cat([logits(name, part) for part in (images[:1], images[1:])])
-    close(parts, logits(name, images))
+    # Processors choose other kernels for one image than for four: float32 sums of a deep network differ by some 1e-5.
+    torch.testing.assert_close(parts, logits(name, images), atol=1e-4, rtol=1e-4)
 
 
 def test_logits_stay_float32_under_autocast(name):
